@@ -1,0 +1,1 @@
+"""kvtide's cache node: a bounded, resizable key-value store for KV-cache blocks."""

@@ -1,0 +1,1 @@
+"""Eviction policies, pure: the node runs them and the simulator runs the same."""

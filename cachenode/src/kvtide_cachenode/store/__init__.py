@@ -1,0 +1,1 @@
+"""What the node holds: arena, index, tiers."""

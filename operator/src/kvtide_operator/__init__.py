@@ -1,0 +1,1 @@
+"""kvtide's operator: watches caches, plans their tiers and resizes them live."""

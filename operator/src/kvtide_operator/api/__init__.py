@@ -1,0 +1,1 @@
+"""The Kubernetes API as pydantic models: TieredCache and TierClass."""

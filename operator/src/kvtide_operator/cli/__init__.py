@@ -1,0 +1,1 @@
+"""The `kvtide` command: one file per sub-command."""

@@ -1,0 +1,1 @@
+"""Plan and history in, permitted steps out."""

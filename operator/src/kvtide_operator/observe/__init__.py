@@ -1,0 +1,1 @@
+"""Reads the world: node state and access traces."""

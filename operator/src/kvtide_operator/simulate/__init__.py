@@ -1,0 +1,1 @@
+"""Trace and configuration in, hits and cost out."""

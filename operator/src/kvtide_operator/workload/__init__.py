@@ -1,0 +1,1 @@
+"""Traces: requests and their prefix blocks as columnar arrays."""

@@ -1,0 +1,1 @@
+"""What is: nodes, tiers and metrics as frozen dataclasses."""
