@@ -1,0 +1,88 @@
+"""Reads manifests from YAML: a TieredCache and the TierClasses it names, in one file or several documents."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from kvtide_operator.api.base import API_VERSION
+from kvtide_operator.api.tierclass import TierClass
+from kvtide_operator.api.tieredcache import TieredCache
+
+_KINDS: dict[str, type[TieredCache] | type[TierClass]] = {"TieredCache": TieredCache, "TierClass": TierClass}
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be used; the message names the file, the place and the cure."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One cache and the classes its tiers name."""
+
+    cache: TieredCache
+    classes: dict[str, TierClass]
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Read one TieredCache and its TierClasses from a YAML file.
+
+    Raises:
+        ManifestError: the file is missing, not YAML, or says something that cannot be.
+    """
+    caches: list[TieredCache] = []
+    classes: dict[str, TierClass] = {}
+    for model in _models_in(path):
+        if isinstance(model, TieredCache):
+            caches.append(model)
+        else:
+            classes[model.metadata.name] = model
+    if len(caches) != 1:
+        raise ManifestError(f"{path}: found {len(caches)} TieredCache documents; exactly one is needed")
+    for tier in caches[0].spec.tiers:
+        for name in tier.classes:
+            if name not in classes:
+                raise ManifestError(
+                    f"{path}: tier {tier.name!r} names class {name!r}, which the file does not define; "
+                    f"add a TierClass of that name (defined: {', '.join(sorted(classes)) or 'none'})"
+                )
+            if classes[name].spec.medium != tier.medium:
+                raise ManifestError(
+                    f"{path}: tier {tier.name!r} is {tier.medium} but its class {name!r} is "
+                    f"{classes[name].spec.medium}; name a class of the same medium"
+                )
+    return Manifest(caches[0], classes)
+
+
+def _models_in(path: Path) -> list[TieredCache | TierClass]:
+    try:
+        documents = list(yaml.safe_load_all(path.read_text("utf-8")))
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise ManifestError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    return [_model_of(document, path) for document in documents if document is not None]
+
+
+def _model_of(document: object, path: Path) -> TieredCache | TierClass:
+    if not isinstance(document, dict):
+        raise ManifestError(f"{path}: a manifest is a mapping with apiVersion and kind, not {document!r:.60}")
+    kind = document.get("kind")
+    if not isinstance(kind, str) or kind not in _KINDS or document.get("apiVersion") != API_VERSION:
+        raise ManifestError(
+            f"{path}: apiVersion {document.get('apiVersion')!r} kind {kind!r} is not kvtide's; "
+            f"known are {', '.join(_KINDS)} of {API_VERSION}"
+        )
+    try:
+        return _KINDS[kind].model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or kind
+        reason = first["msg"].removeprefix("Value error, ")
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ManifestError(f"{path}: {kind} {place}: {reason}{more}") from None

@@ -1,0 +1,55 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvtide_operator.api.quantity import format_quantity, parse_duration, parse_quantity
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("0", 0),
+        ("1073741824", 2**30),
+        ("62.5Gi", 67108864000),
+        ("64Mi", 2**26),
+        ("512M", 512_000_000),
+        ("1.5k", 1500),
+        (".5Ki", 512),
+        ("0.3", 1),  # Kubernetes rounds a fraction of a byte up
+    ],
+)
+def test_quantities_mean_what_kubernetes_means(text: str, amount: int) -> None:
+    assert parse_quantity(text) == amount
+
+
+@pytest.mark.parametrize("text", ["", "Gi", "-1Gi", "1GB", "1 Gi", "1e3", "infGi", "1,5Gi"])
+def test_what_is_no_quantity_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a quantity of bytes; write for example 512Mi"):
+        parse_quantity(text)
+
+
+@given(st.integers(0, 2**60))
+def test_formatted_quantities_read_back_exactly(amount: int) -> None:
+    assert parse_quantity(format_quantity(amount)) == amount
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0s", 0),
+        ("90s", 90),
+        ("1h30m", 5400),
+        ("1.5h", 5400),
+        ("250ms", 0.25),
+        ("200us", 0.0002),
+        ("168h", 604800),
+    ],
+)
+def test_durations_mean_what_go_means(text: str, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds, rel=1e-12)
+
+
+@pytest.mark.parametrize("text", ["", "10", "1d", "-1s", "s", "1m 30s", "1h30"])
+def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a duration; write for example 30s"):
+        parse_duration(text)
