@@ -1,0 +1,5 @@
+"""``python -m kvtide_operator`` is ``kvtide``."""
+
+from kvtide_operator.cli import main
+
+main()
