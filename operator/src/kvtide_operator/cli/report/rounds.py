@@ -1,0 +1,74 @@
+"""A round of the loop as one JSON object."""
+
+from typing import Any
+
+from kvtide_operator.api.quantity import format_quantity
+from kvtide_operator.decide.sizing import Decision
+from kvtide_operator.loop import Round
+
+
+def round_as_json(done: Round) -> dict[str, Any]:
+    """What a script wants of a round: bytes, ratios, money an hour, seconds."""
+    world, workload, plan, decision = done.world, done.workload, done.plan, done.decision
+    return {
+        "round": done.number,
+        "at": round(world.at_s, 3),
+        "nodes": [
+            {
+                "name": node.name,
+                "capacity_bytes": node.capacity_bytes,
+                "used_bytes": node.used_bytes,
+                "resident_bytes": node.resident_bytes,
+                "entries": node.entries,
+            }
+            for node in world.nodes
+        ],
+        "silent": {node.name: node.reason for node in world.silent},
+        "capacity_bytes": world.capacity_bytes,
+        "used_bytes": world.used_bytes,
+        "workload": workload
+        and {
+            "requests": workload.requests,
+            "blocks": workload.blocks,
+            "tokens_per_s": round(workload.tokens_per_s, 3),
+            "prefix_hit_ratio": workload.seen_prefix_hit_ratio,
+            "hit_ratio_infinite": workload.curve.hit_ratio_infinite,
+        },
+        "plan": plan
+        and {
+            "chosen_bytes": plan.chosen.dram_bytes,
+            "prefix_hit_ratio": plan.chosen.prefix_hit_ratio,
+            "cost_per_hour": plan.chosen.cost_per_hour,
+            "current_prefix_hit_ratio": plan.current.prefix_hit_ratio,
+            "current_cost_per_hour": plan.current.cost_per_hour,
+            "points": len(plan.frontier),
+        },
+        "decision": {
+            "action": decision.action,
+            "from_bytes": decision.from_bytes,
+            "to_bytes": decision.to_bytes,
+            "reason": decision.reason,
+        },
+        "resized": [
+            {"node": one.node, "capacity_bytes": one.capacity_bytes, "problem": one.problem}
+            for one in done.resized
+        ],
+        "storage_cost_per_hour": done.storage_cost_per_hour,
+        "steps_s": {name: round(took, 6) for name, took in done.steps_s.items()},
+    }
+
+
+def round_as_text(done: Round) -> str:
+    """The same in a few words."""
+    world, decision = done.world, done.decision
+    seen = done.workload.seen_prefix_hit_ratio if done.workload else None
+    hit = f", hit ratio {seen:.1%}" if seen is not None else ""
+    return (
+        f"round {done.number}: {format_quantity(world.capacity_bytes)} on {len(world.nodes)} nodes, "
+        f"{world.used_bytes / (1 << 20):,.0f}Mi used{hit}, {done.storage_cost_per_hour:.2f} an hour; "
+        f"{decision.action}{_to(decision)}: {decision.reason}"
+    )
+
+
+def _to(decision: Decision) -> str:
+    return "" if decision.action == "hold" else f" to {format_quantity(decision.to_bytes)}"

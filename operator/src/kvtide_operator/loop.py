@@ -1,0 +1,185 @@
+"""One round of the loop: observe → workload → plan → decide → act → report, each step timed and named."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kvtide_operator.act.local import Resized
+from kvtide_operator.api.tieredcache import TieredCacheSpec
+from kvtide_operator.decide.sizing import Decision, Recommendation, decide, hold
+from kvtide_operator.observe.history import TraceHistory
+from kvtide_operator.observe.nodes import NodeObserver
+from kvtide_operator.plan.dram import Demand, Prices, plan_dram
+from kvtide_operator.plan.point import Plan
+from kvtide_operator.simulate.curve import HitCurve, hit_curve
+from kvtide_operator.workload.readers.node import read_node_lines
+from kvtide_operator.workload.trace import Trace
+from kvtide_operator.world.nodes import World
+
+MAX_RECOMMENDATIONS = 10_000
+"""Past recommendations kept for stabilisation: a week of rounds a minute."""
+
+
+class Place(Protocol):
+    """Where nodes run, and what the loop may do to them."""
+
+    async def resize(self, total_bytes: int) -> list[Resized]:
+        """Bring the whole cache to ``total_bytes``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What was asked of the cache within the window, and the hit ratio it could have at any size.
+
+    Attributes:
+        seen_prefix_hit_ratio: what engines reported, or None where no engine reports.
+    """
+
+    requests: int
+    blocks: int
+    tokens_per_s: float
+    mean_prompt_tokens: float
+    curve: HitCurve
+    seen_prefix_hit_ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round saw, thought and did."""
+
+    number: int
+    world: World
+    workload: Workload | None
+    plan: Plan | None
+    decision: Decision
+    resized: tuple[Resized, ...]
+    storage_cost_per_hour: float
+    steps_s: dict[str, float]
+
+
+@dataclass
+class Loop:
+    """The loop over one cache.
+
+    Attributes:
+        clock: seconds since the epoch; the demo's runs faster than the wall's.
+        block_bytes: what a block takes before any has been stored.
+        before: the workload to plan for until the nodes have seen one window of their own.
+    """
+
+    spec: TieredCacheSpec
+    prices: Prices
+    observer: NodeObserver
+    history: TraceHistory
+    place: Place
+    block_bytes: int
+    clock: Callable[[], float] = time.time
+    before: Trace | None = None
+    _recommended: deque[Recommendation] = field(default_factory=lambda: deque(maxlen=MAX_RECOMMENDATIONS))
+    _observing_since_s: float | None = None
+    _rounds: int = 0
+
+    async def run_once(self) -> Round:
+        """Look at the cache once, and move it one step where that is permitted and worth it."""
+        steps_s: dict[str, float] = {}
+        now_s = self.clock()
+        if self._observing_since_s is None:
+            self._observing_since_s = now_s
+        with _timed(steps_s, "observe"):
+            world = await self.observer.look(now_s)
+        with _timed(steps_s, "workload"):
+            workload = await asyncio.to_thread(self._workload, now_s)
+        with _timed(steps_s, "plan"):
+            plan = self._plan(world, workload)
+        with _timed(steps_s, "decide"):
+            decision = self._decide(world, plan, now_s)
+        with _timed(steps_s, "act"):
+            resized = await self._act(decision)
+        self._rounds += 1
+        return Round(
+            number=self._rounds,
+            world=world,
+            workload=workload,
+            plan=plan,
+            decision=decision,
+            resized=tuple(resized),
+            storage_cost_per_hour=self.prices.dram_per_hour(world.capacity_bytes),
+            steps_s=steps_s,
+        )
+
+    def _workload(self, now_s: float) -> Workload | None:
+        window_s = self.spec.scaling.window
+        seen = read_node_lines(self.history.lines(), block_tokens=self.spec.model.block_tokens)
+        if self.before is not None and (seen is None or now_s - seen.started_at_s < window_s):
+            return _workload_of(self.before, self.before.span_s, window_s)
+        return _workload_of(seen, now_s - seen.started_at_s, window_s) if seen is not None else None
+
+    def _plan(self, world: World, workload: Workload | None) -> Plan | None:
+        if workload is None or not world.nodes or world.silent:
+            return None
+        demand = Demand(
+            hit_ratio_at=workload.curve.hit_ratio_at,
+            tokens_per_s=workload.tokens_per_s,
+            mean_prompt_tokens=workload.mean_prompt_tokens,
+            bytes_per_entry=self._bytes_per_entry(world),
+        )
+        return plan_dram(demand, self.prices, self.spec.tiers[0].capacity, world.capacity_bytes)
+
+    def _bytes_per_entry(self, world: World) -> float:
+        # What an entry really takes, metadata and compression included, once the nodes hold some.
+        if world.entries:
+            return world.used_bytes / world.entries
+        return float(self.block_bytes)
+
+    def _decide(self, world: World, plan: Plan | None, now_s: float) -> Decision:
+        here = world.capacity_bytes
+        if world.silent or not world.nodes:
+            silent = "; ".join(f"{node.name}: {node.reason}" for node in world.silent)
+            return hold(here, f"keeps all sizes while a node is silent ({silent})")
+        if plan is None:
+            return hold(here, "has seen no requests within the window")
+        assert self._observing_since_s is not None
+        past = tuple(self._recommended)
+        self._recommended.append(Recommendation(now_s, plan.chosen.dram_bytes))
+        return decide(
+            plan,
+            past,
+            now_s=now_s,
+            capacity=self.spec.tiers[0].capacity,
+            scaling=self.spec.scaling,
+            observing_since_s=self._observing_since_s,
+        )
+
+    async def _act(self, decision: Decision) -> list[Resized]:
+        if decision.action == "hold":
+            return []
+        return await self.place.resize(decision.to_bytes)
+
+
+def _workload_of(trace: Trace, observed_s: float, window_s: float) -> Workload | None:
+    """The last ``window_s`` seconds of a trace; what came before them warms the curve up."""
+    first = int(trace.arrival_s.searchsorted(observed_s - window_s))
+    if first == trace.requests:
+        return None
+    blocks = int(trace.block_start[-1] - trace.block_start[first])
+    tokens = float(trace.input_tokens[first:].sum())
+    hits = trace.hit_blocks[first:] if trace.hit_blocks is not None else None
+    return Workload(
+        requests=trace.requests - first,
+        blocks=blocks,
+        tokens_per_s=tokens / max(min(observed_s, window_s), 1.0),
+        mean_prompt_tokens=tokens / (trace.requests - first),
+        curve=hit_curve(trace, first_request=first),
+        seen_prefix_hit_ratio=float(hits.sum()) / blocks if hits is not None and blocks else None,
+    )
+
+
+@contextmanager
+def _timed(steps_s: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    steps_s[name] = time.perf_counter() - started

@@ -1,0 +1,35 @@
+"""The access trace as the nodes have told it so far, bounded in time and in bytes."""
+
+from collections import deque
+
+MAX_BYTES = 512 << 20
+"""Bytes of trace kept; beyond it the oldest pages go first, and with them the warm-up of the curve."""
+
+
+class TraceHistory:
+    """Pages of trace lines, as the nodes told them within the last ``keep_s`` seconds."""
+
+    def __init__(self, keep_s: float) -> None:
+        self._keep_s = keep_s
+        self._pages: deque[tuple[float, bytes]] = deque()
+        self._bytes = 0
+        self.gap_lines = 0
+
+    def add(self, page: bytes, now_s: float, gap_lines: int = 0) -> None:
+        """Take in one node's new lines, and forget what is too old or too much.
+
+        Args:
+            page: whole JSON lines, each ended by a line feed.
+            now_s: when they were read, on the loop's clock.
+            gap_lines: lines the node had already dropped before they could be read.
+        """
+        self.gap_lines += gap_lines
+        if page:
+            self._pages.append((now_s, page))
+            self._bytes += len(page)
+        while self._pages and (self._pages[0][0] < now_s - self._keep_s or self._bytes > MAX_BYTES):
+            self._bytes -= len(self._pages.popleft()[1])
+
+    def lines(self) -> bytes:
+        """All lines kept, in the order they were told."""
+        return b"".join(page for _, page in self._pages)

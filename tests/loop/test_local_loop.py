@@ -1,0 +1,133 @@
+"""The loop over real nodes: subprocesses, sockets, memory."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvtide_operator.act.local import LocalPlace, PlaceError
+from kvtide_operator.api.manifest import Manifest, load_manifest
+from kvtide_operator.cli.assemble import local_loop
+from kvtide_operator.replay.player import ReplayOptions, replay
+from kvtide_operator.replay.targets import parse_targets
+from kvtide_operator.workload.generate import generate
+from kvtide_operator.workload.trace import Trace
+
+DEMO = Path(__file__).parents[2] / "operator/src/kvtide_operator/cli/demo.yaml"
+MI = 1 << 20
+
+
+class Clock:
+    """A clock that moves only when told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    return load_manifest(DEMO)
+
+
+@pytest.fixture(scope="module")
+def workload() -> Trace:
+    return generate(profile="chat", requests=400, rate_per_s=2.0, seed=3)
+
+
+async def play(trace: Trace, place: LocalPlace, clock: Clock) -> float:
+    options = ReplayOptions(block_bytes=64 * 1024, clock=clock)
+    report = await replay(trace, parse_targets(",".join(place.addresses)), options)
+    assert report.errors == 0
+    assert report.wrong_bytes == 0
+    assert report.prefix_hit_ratio is not None
+    return report.prefix_hit_ratio
+
+
+async def test_a_round_sees_the_workload_and_moves_the_nodes_one_step(
+    manifest: Manifest, workload: Trace
+) -> None:
+    clock = Clock()
+    async with local_loop(manifest, clock=clock) as (loop, place):
+        await loop.run_once()
+        hit_ratio = await play(workload, place, clock)
+        clock.now_s += 599
+        seen = await loop.run_once()
+        assert seen.workload is not None
+        assert seen.workload.requests == workload.requests
+        assert seen.workload.seen_prefix_hit_ratio == pytest.approx(hit_ratio, abs=1e-9)
+        assert seen.plan is not None
+        assert seen.decision.action == "shrink"
+        assert seen.decision.to_bytes == 192 * MI
+        after = await loop.run_once()
+        assert [node.capacity_bytes for node in after.world.nodes] == [96 * MI, 96 * MI]
+        assert after.world.used_bytes <= 192 * MI
+    assert set(seen.steps_s) == {"observe", "workload", "plan", "decide", "act"}
+
+
+async def test_without_requests_the_size_is_kept(manifest: Manifest) -> None:
+    async with local_loop(manifest) as (loop, _):
+        done = await loop.run_once()
+    assert (done.decision.action, done.decision.reason) == ("hold", "has seen no requests within the window")
+    assert done.plan is None
+
+
+async def test_a_trace_from_before_stands_in_until_the_nodes_have_seen_a_window(
+    manifest: Manifest, workload: Trace
+) -> None:
+    async with local_loop(manifest, before=workload) as (loop, _):
+        done = await loop.run_once()
+    assert done.plan is not None
+    assert done.workload is not None
+    assert done.workload.seen_prefix_hit_ratio is None
+
+
+async def test_all_sizes_are_kept_while_a_node_is_silent(manifest: Manifest, workload: Trace) -> None:
+    clock = Clock()
+    async with local_loop(manifest, clock=clock) as (loop, place):
+        await play(workload, place, clock)
+        clock.now_s += 600
+        os.kill(next(children()), signal.SIGKILL)
+        done = await loop.run_once()
+        assert done.decision.action == "hold"
+        assert "keeps all sizes while a node is silent" in done.decision.reason
+        assert (len(done.world.nodes), len(done.world.silent)) == (1, 1)
+
+
+async def test_a_node_that_refuses_does_not_stop_the_others(manifest: Manifest) -> None:
+    async with local_loop(manifest) as (_, place):
+        outcomes = await place.resize(1 << 50)
+        assert all(one.problem is not None and "409" in one.problem for one in outcomes)
+        outcomes = await place.resize(128 * MI)
+        assert [one.capacity_bytes for one in outcomes] == [64 * MI, 64 * MI]
+
+
+async def test_no_node_is_left_behind(manifest: Manifest) -> None:
+    before = set(children())
+    started: set[int] = set()
+
+    async def interrupted() -> None:
+        async with local_loop(manifest):
+            started.update(set(children()) - before)
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await interrupted()
+    assert len(started) == 2
+    assert set(children()) <= before
+
+
+async def test_a_node_that_cannot_start_says_why() -> None:
+    with pytest.raises(PlaceError, match=r"node-0 did not start: .*dram"):
+        async with LocalPlace(2, 1 << 60, block_tokens=512):
+            pass
+
+
+def children() -> Iterator[int]:
+    for task in Path("/proc/self/task").iterdir():
+        yield from (int(pid) for pid in (task / "children").read_text().split())
