@@ -127,7 +127,7 @@ class Loop:
             mean_prompt_tokens=workload.mean_prompt_tokens,
             bytes_per_entry=self._bytes_per_entry(world),
         )
-        return plan_dram(demand, self.prices, self.spec.tiers[0].capacity, world.capacity_bytes)
+        return plan_dram(demand, self.prices, self.spec.dram.capacity, world.capacity_bytes)
 
     def _bytes_per_entry(self, world: World) -> float:
         # What an entry really takes, metadata and compression included, once the nodes hold some.
@@ -149,7 +149,7 @@ class Loop:
             plan,
             past,
             now_s=now_s,
-            capacity=self.spec.tiers[0].capacity,
+            capacity=self.spec.dram.capacity,
             scaling=self.spec.scaling,
             observing_since_s=self._observing_since_s,
         )

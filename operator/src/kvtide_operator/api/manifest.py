@@ -19,8 +19,9 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """One cache and the classes its tiers name."""
+    """One cache and the classes its tiers name; files it names are looked for beside ``path``."""
 
+    path: Path
     cache: TieredCache
     classes: dict[str, TierClass]
 
@@ -52,7 +53,7 @@ def load_manifest(path: Path) -> Manifest:
                     f"{path}: tier {tier.name!r} is {tier.medium} but its class {name!r} is "
                     f"{classes[name].spec.medium}; name a class of the same medium"
                 )
-    return Manifest(caches[0], classes)
+    return Manifest(path, caches[0], classes)
 
 
 def _models_in(path: Path) -> list[TieredCache | TierClass]:

@@ -7,15 +7,18 @@ from contextlib import asynccontextmanager
 from kvtide_operator.act.local import LocalPlace
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.api.tierclass import TierClass
+from kvtide_operator.api.tieredcache import CatalogueProfile
 from kvtide_operator.loop import Loop
 from kvtide_operator.observe.history import TraceHistory
 from kvtide_operator.observe.nodes import NodeObserver
 from kvtide_operator.plan.dram import Prices
+from kvtide_operator.simulate.engine_profile import EngineProfile, ProfileError, parse_profile
 from kvtide_operator.simulate.model import geometry
-from kvtide_operator.simulate.prices import GIB, Ladder, Price
+from kvtide_operator.simulate.prices import GIB, Ladder, Price, Rung
 from kvtide_operator.simulate.profiles import find_profile
 from kvtide_operator.workload.trace import Trace
 
+MB = 1_000_000
 WARM_UP_WINDOWS = 3
 """Trace kept, in windows: one to plan for, the rest to know what was already cached when it began."""
 
@@ -38,7 +41,7 @@ async def local_loop(
     )
     prices = prices_of(manifest)
     place = LocalPlace(
-        spec.nodes.replicas.min, spec.tiers[0].capacity.initial, block_tokens=spec.model.block_tokens
+        spec.nodes.replicas.min, spec.dram.capacity.initial, block_tokens=spec.model.block_tokens
     )
     async with place:
         history = TraceHistory(WARM_UP_WINDOWS * spec.scaling.window)
@@ -61,18 +64,46 @@ def prices_of(manifest: Manifest) -> Prices:
     """What the planner weighs against each other: the tier's DRAM and the engine's time.
 
     Raises:
-        ProfileError: no step times ship for the model and system.
+        ProfileError: the step times are nowhere.
     """
     spec = manifest.cache.spec
-    engine = find_profile(spec.model.name, spec.engine.profile.system, spec.engine.kind)
+    engine = engine_profile(manifest)
     return Prices(
-        dram_per_hour=_price_of(manifest.classes[spec.tiers[0].classes[0]]).per_hour,
+        dram_per_hour=price_of(manifest.classes[spec.dram.classes[0]]).per_hour,
         engine_hour=float(spec.engine.gpu_hour) * engine.gpus,
         engine=engine,
     )
 
 
-def _price_of(tier_class: TierClass) -> Price:
+def engine_profile(manifest: Manifest) -> EngineProfile:
+    """The step times the manifest names: of the catalogue, or of a file beside it.
+
+    Raises:
+        ProfileError: none ship for that model and system, or the file is no profile.
+    """
+    spec = manifest.cache.spec
+    profile = spec.engine.profile
+    if isinstance(profile, CatalogueProfile):
+        return find_profile(spec.model.name, profile.system, spec.engine.kind, profile.gpus)
+    path = manifest.path.parent / profile.file
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ProfileError(f"engine profile {path}: {error.strerror or error}") from None
+    return parse_profile(data, str(path))
+
+
+def price_of(tier_class: TierClass) -> Price:
+    """The price of a class as the simulator takes it."""
     price = tier_class.spec.price
-    rungs = [(step.up_to and step.up_to / GIB, step.per_gi_b_hour) for step in price.capacity]
-    return Price(price.currency, Ladder.up_to("price.capacity", rungs))
+    throughput = [Rung(step.above / MB, step.per_m_bps_hour) for step in price.throughput]
+    iops = [Rung(step.above, step.per_iops_hour) for step in price.iops]
+    return Price(
+        currency=price.currency,
+        capacity=Ladder.up_to(
+            "price.capacity",
+            [(step.up_to and step.up_to / GIB, step.per_gi_b_hour) for step in price.capacity],
+        ),
+        throughput=Ladder("price.throughput", tuple(throughput)) if throughput else None,
+        iops=Ladder("price.iops", tuple(iops)) if iops else None,
+    )

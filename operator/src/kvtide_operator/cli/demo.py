@@ -96,7 +96,7 @@ async def _play(manifest: "Manifest", trace: "Trace") -> "tuple[Story, ReplayRep
     cancel_on_terminate()
     clock = _Clock(trace.span_s / PLAY_S, time.time(), time.monotonic())
     scaling = manifest.cache.spec.scaling
-    fixed_bytes = manifest.cache.spec.tiers[0].capacity.max
+    fixed_bytes = manifest.cache.spec.dram.capacity.max
     async with local_loop(manifest, clock=clock) as (loop, place):
         story = Story(fixed_bytes, loop.prices.dram_per_hour(fixed_bytes))
         seen = _Seen()
