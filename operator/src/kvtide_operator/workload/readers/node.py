@@ -1,0 +1,105 @@
+"""What kvtide's nodes export: Mooncake's fields, and on every line where the request was seen.
+
+The exports of several nodes may be concatenated in any order, also overlapping ones: lines are told apart by
+``boot_id`` and ``seq`` and put in order of time. Timestamps are Unix milliseconds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from kvtide_operator.workload.readers.columns import Columns, RequestRow, Tokens
+from kvtide_operator.workload.readers.text import TraceText
+from kvtide_operator.workload.trace import ObservedAt, Trace
+
+USUAL_BLOCK_TOKENS = 512
+
+
+class NodeRow(RequestRow, gc=False):
+    """A request as a node tells it."""
+
+    observed_at: ObservedAt
+    weight: Annotated[float, msgspec.Meta(gt=0)]
+    seq: Annotated[int, msgspec.Meta(ge=0)]
+    boot_id: str
+    hit_blocks: Tokens | None = None
+
+
+def parse(text: TraceText, block_tokens: int | None) -> Trace:
+    """The trace in this text: the engines' lines if there are any, else the ones that nodes inferred.
+
+    Its notes say what was dropped and what is missing.
+
+    Raises:
+        TraceError: a line is malformed, or no block size fits.
+    """
+    rows, kept, notes = _select(text)
+    columns = _columns(text, rows, kept)
+    return _trace(rows, columns, columns.block_tokens(block_tokens, USUAL_BLOCK_TOKENS), notes)
+
+
+def read_node_lines(lines: bytes, *, block_tokens: int) -> Trace | None:
+    """The trace in lines that nodes have just answered, or None if there are none.
+
+    A loop must not stop over one engine's odd line: that blocks and tokens agree is taken on trust.
+
+    Args:
+        lines: JSON lines.
+        block_tokens: tokens in a block, as the cache's specification says.
+
+    Raises:
+        TraceError: a line is malformed.
+    """
+    if not lines.strip():
+        return None
+    text = TraceText("the nodes' trace", lines)
+    rows, kept, notes = _select(text)
+    return _trace(rows, _columns(text, rows, kept), block_tokens, notes)
+
+
+def _select(text: TraceText) -> tuple[list[NodeRow], NDArray[np.int64], tuple[str, ...]]:
+    """All rows, the positions of those that count in order of time, and notes on the others."""
+    rows = list(chain.from_iterable(text.rows(NodeRow)))
+    once = {(row.boot_id, row.seq): at for at, row in enumerate(rows)}
+    grades = {row.observed_at for row in rows}
+    kept = [at for at in once.values() if len(grades) == 1 or rows[at].observed_at == "engine"]
+    notes = []
+    if repeated := len(rows) - len(once):
+        notes.append(f"{repeated:,} lines occur more than once and count once")
+    if missing := _missing(rows):
+        notes.append(f"{missing:,} lines are missing between the first and the last of a node")
+    if inferred := len(once) - len(kept):
+        notes.append(f"{inferred:,} lines that nodes inferred are left out, as engines report themselves")
+    kept.sort(key=lambda at: rows[at].timestamp)
+    return rows, np.array(kept, dtype=np.int64), tuple(notes)
+
+
+def _columns(text: TraceText, rows: Sequence[NodeRow], kept: NDArray[np.int64]) -> Columns:
+    return replace(Columns.gather(text, [[rows[at] for at in kept]]), row=kept)
+
+
+def _trace(rows: Sequence[NodeRow], columns: Columns, block_tokens: int, notes: tuple[str, ...]) -> Trace:
+    kept = [rows[at] for at in columns.row]
+    hits = [row.hit_blocks for row in kept if row.hit_blocks is not None]
+    return columns.trace(
+        block_tokens,
+        seconds=1e-3,
+        weight=np.array([row.weight for row in kept], dtype=np.float64),
+        observed_at=kept[0].observed_at,
+        hit_blocks=np.array(hits, dtype=np.int32) if len(hits) == len(kept) else None,
+        started_at_s=kept[0].timestamp * 1e-3,
+        notes=notes,
+    )
+
+
+def _missing(rows: Sequence[NodeRow]) -> int:
+    """How many sequence numbers are absent between the first and the last of each ``boot_id``."""
+    seqs: dict[str, set[int]] = {}
+    for row in rows:
+        seqs.setdefault(row.boot_id, set()).add(row.seq)
+    return sum(max(seen) - min(seen) + 1 - len(seen) for seen in seqs.values())
