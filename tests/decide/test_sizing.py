@@ -103,12 +103,13 @@ def test_a_step_goes_towards_the_chosen_point_and_stays_within_bounds(
     if made.action == "hold":
         assert made.to_bytes == made.from_bytes
         return
-    assert CAPACITY.min <= made.to_bytes <= CAPACITY.max or abs(made.to_bytes - made.from_bytes) > 0
     assert (made.action == "grow") == (made.to_bytes > made.from_bytes)
     if CAPACITY.min <= here * MI <= CAPACITY.max:
         lowest, highest = sorted((here * MI, chosen * MI))
         assert lowest <= made.to_bytes <= highest
-        assert CAPACITY.min <= made.to_bytes <= CAPACITY.max
-    assert abs(made.to_bytes - made.from_bytes) <= max(here * MI * max_step, CAPACITY.step) or not (
-        CAPACITY.min <= here * MI <= CAPACITY.max
-    )
+        assert abs(made.to_bytes - made.from_bytes) <= max(here * MI * max_step, CAPACITY.step)
+    else:
+        bound = CAPACITY.min if here * MI < CAPACITY.min else CAPACITY.max
+        assert CAPACITY.min <= made.to_bytes <= CAPACITY.max or abs(made.to_bytes - bound) < abs(
+            here * MI - bound
+        )

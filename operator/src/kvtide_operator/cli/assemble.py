@@ -4,8 +4,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from kvtide_operator.act.local import LocalPlace
-from kvtide_operator.api.manifest import Manifest
+from kvtide_operator.act.local import LocalPlace, PlaceError
+from kvtide_operator.api.manifest import Manifest, ManifestError
 from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import CatalogueProfile
 from kvtide_operator.loop import Loop
@@ -13,14 +13,17 @@ from kvtide_operator.observe.history import TraceHistory
 from kvtide_operator.observe.nodes import NodeObserver
 from kvtide_operator.plan.dram import Prices
 from kvtide_operator.simulate.engine_profile import EngineProfile, ProfileError, parse_profile
-from kvtide_operator.simulate.model import geometry
-from kvtide_operator.simulate.prices import GIB, Ladder, Price, Rung
+from kvtide_operator.simulate.model import GeometryError, geometry
+from kvtide_operator.simulate.prices import GIB, Ladder, Price, PriceError, Rung
 from kvtide_operator.simulate.profiles import find_profile
-from kvtide_operator.workload.trace import Trace
+from kvtide_operator.workload.trace import Trace, TraceError
 
 MB = 1_000_000
 WARM_UP_WINDOWS = 3
 """Trace kept, in windows: one to plan for, the rest to know what was already cached when it began."""
+
+MISTAKES = (ManifestError, TraceError, GeometryError, ProfileError, PriceError, PlaceError)
+"""What a user can mend; each carries one sentence."""
 
 
 @asynccontextmanager

@@ -23,10 +23,10 @@ CALM_S = 8.0
 SHORTEST_ROUND_S = 0.5
 """A round is not started more often than this, however fast the clock runs."""
 CONNECTIONS = 8
-BLOCK_BYTES = 64 * 1024
-HOURS = 2.0
-RATE_PER_S = 0.4
-PEAK = 5.0
+BLOCK_BYTES = 124 * 1024
+HOURS = 1.0
+RATE_PER_S = 0.7
+PEAK = 8.0
 SEED = 7
 
 
@@ -45,11 +45,10 @@ def command(trace_file: Path | None, report_file: Path) -> None:
 
     The nodes are real and keep real bytes; only the clock runs faster and a block is smaller than in life.
     """
-    from kvtide_operator.act.local import PlaceError
     from kvtide_operator.api.manifest import load_manifest
+    from kvtide_operator.cli.assemble import MISTAKES
     from kvtide_operator.workload.generate import generate
     from kvtide_operator.workload.readers import read_trace
-    from kvtide_operator.workload.trace import TraceError
 
     manifest = load_manifest(Path(__file__).with_name("demo.yaml"))
     try:
@@ -66,7 +65,7 @@ def command(trace_file: Path | None, report_file: Path) -> None:
             )
         )
         story, played = asyncio.run(_play(manifest, trace))
-    except (TraceError, PlaceError) as error:
+    except MISTAKES as error:
         raise UserError(str(error)) from None
     except KeyboardInterrupt:
         raise click.Abort from None
@@ -152,7 +151,7 @@ def _finish(story: "Story", played: "ReplayReport", report_file: Path, trace_fil
         title="kvtide: two cache nodes, sized while they serve",
         summary=(
             f"{played.requests:,} requests of {source} over {story.hours:.1f} hours of the cache's clock, "
-            f"played in {played.wall_s:.0f} s. 1 MiB stands for 1 GiB; the fixed size is what the peak would need."
+            f"played in {played.wall_s:.0f} s. 1 MiB stands for 1 GiB; the fixed size is the upper bound."
         ),
         figures=figures,
     )

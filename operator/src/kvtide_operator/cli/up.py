@@ -32,16 +32,15 @@ def command(manifest_file: Path, trace_file: Path | None, once: bool, as_json: b
 
     Point Redis-protocol clients at the addresses it prints. Stop it with Ctrl-C: the nodes end with it.
     """
-    from kvtide_operator.act.local import PlaceError
-    from kvtide_operator.api.manifest import ManifestError, load_manifest
+    from kvtide_operator.api.manifest import load_manifest
+    from kvtide_operator.cli.assemble import MISTAKES
     from kvtide_operator.workload.readers import read_trace
-    from kvtide_operator.workload.trace import TraceError
 
     try:
         manifest = load_manifest(manifest_file)
         before = read_trace(trace_file) if trace_file else None
         asyncio.run(_up(manifest, before, once=once, as_json=as_json))
-    except (ManifestError, TraceError, PlaceError) as error:
+    except MISTAKES as error:
         raise UserError(str(error)) from None
     except KeyboardInterrupt:
         click.echo("stopped; the nodes ended with it", err=True)

@@ -109,7 +109,7 @@ def _relative_gain(plan: Plan) -> float:
 
 def _one_step(here: int, target: int, capacity: Capacity, scaling: Scaling) -> int:
     """At most ``maxStep`` of the current size, at least one step of the tier, never past the target."""
-    reach = max(int(here * scaling.max_step), capacity.step)
+    reach = max(int(here * scaling.max_step) // capacity.step, 1) * capacity.step
     if target > here:
         return min(target, here + reach, capacity.max)
     return max(target, here - reach, capacity.min)
