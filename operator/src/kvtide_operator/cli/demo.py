@@ -47,6 +47,7 @@ def command(trace_file: Path | None, report_file: Path) -> None:
     """
     from kvtide_operator.api.manifest import load_manifest
     from kvtide_operator.cli.assemble import MISTAKES
+    from kvtide_operator.cli.signals import run
     from kvtide_operator.workload.generate import generate
     from kvtide_operator.workload.readers import read_trace
 
@@ -64,7 +65,7 @@ def command(trace_file: Path | None, report_file: Path) -> None:
                 seed=SEED,
             )
         )
-        story, played = asyncio.run(_play(manifest, trace))
+        story, played = run(_play(manifest, trace))
     except MISTAKES as error:
         raise UserError(str(error)) from None
     except KeyboardInterrupt:
@@ -88,11 +89,9 @@ async def _play(manifest: "Manifest", trace: "Trace") -> "tuple[Story, ReplayRep
     from kvtide_operator.cli.assemble import local_loop
     from kvtide_operator.cli.report.live import LiveView
     from kvtide_operator.cli.report.story import Story
-    from kvtide_operator.cli.signals import cancel_on_terminate
     from kvtide_operator.replay.player import ReplayOptions, replay
     from kvtide_operator.replay.targets import parse_targets
 
-    cancel_on_terminate()
     clock = _Clock(trace.span_s / PLAY_S, time.time(), time.monotonic())
     scaling = manifest.cache.spec.scaling
     fixed_bytes = manifest.cache.spec.dram.capacity.max

@@ -34,12 +34,13 @@ def command(manifest_file: Path, trace_file: Path | None, once: bool, as_json: b
     """
     from kvtide_operator.api.manifest import load_manifest
     from kvtide_operator.cli.assemble import MISTAKES
+    from kvtide_operator.cli.signals import run
     from kvtide_operator.workload.readers import read_trace
 
     try:
         manifest = load_manifest(manifest_file)
         before = read_trace(trace_file) if trace_file else None
-        asyncio.run(_up(manifest, before, once=once, as_json=as_json))
+        run(_up(manifest, before, once=once, as_json=as_json))
     except MISTAKES as error:
         raise UserError(str(error)) from None
     except KeyboardInterrupt:
@@ -48,9 +49,7 @@ def command(manifest_file: Path, trace_file: Path | None, once: bool, as_json: b
 
 async def _up(manifest: "Manifest", before: "Trace | None", *, once: bool, as_json: bool) -> None:
     from kvtide_operator.cli.assemble import local_loop
-    from kvtide_operator.cli.signals import cancel_on_terminate
 
-    cancel_on_terminate()
     interval_s = manifest.cache.spec.scaling.interval
     async with local_loop(manifest, before=before) as (loop, place):
         click.echo(f"nodes serve at redis://{','.join(place.addresses)}", err=True)
