@@ -1,0 +1,320 @@
+"""RESP requests, RESP2 and RESP3 alike: bytes in, events out, no I/O.
+
+A request is an array of bulk strings, or an inline command (a line of words). The caller asks for `buffers`
+to receive into, says how many bytes came (`received`) and takes events until there are none (`next_event`).
+
+A bulk string of at least `LANDED_BYTES` is announced before its bytes are there: the caller answers the
+`Value` event with `land`, naming the memory the bytes shall arrive in, or None to have exactly that many
+bytes dropped. In the finished command such an argument is the empty string.
+
+    START ──"*n"──► LENGTH ──"$n"──► ARGUMENT ──n bytes, CRLF──► LENGTH | command
+      │               └──"$n", n large──► ANNOUNCED ──land()──► VALUE ──n bytes, CRLF──► LENGTH | command
+      └──a line of words──► command                    any state ──nonsense──► BROKEN
+"""
+
+import shlex
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+LANDED_BYTES: Final = 16 * 1024
+MAX_VALUE_BYTES: Final = 512 * 1024 * 1024  # redis' default proto-max-bulk-len
+MAX_ARGUMENTS: Final = 1024 * 1024  # as redis
+MAX_INLINE_BYTES: Final = 4 * 1024
+# All small arguments of one command together; values that land do not count.
+MAX_COMMAND_BYTES: Final = 16 * 1024 * 1024
+MAX_HEADER_BYTES: Final = 32
+# Receiving starts small, so that of a large value at most this much is copied from here to its place,
+# and grows while pipelined commands fill the buffer.
+SMALL_RECEIVE_BYTES: Final = 16 * 1024
+BUFFER_BYTES: Final = 64 * 1024
+SPLIT_HEAD_BYTES: Final = 1024
+# One receive into a landed value; bounds how long one connection keeps the loop.
+VALUE_RECEIVE_BYTES: Final = 512 * 1024
+
+_HEADER_OF_LENGTH = [b"$%d" % length for length in range(1024)]
+_COUNT_OF_HEADER = {b"*%d" % count: count for count in range(1, 1025)}
+_dropped = memoryview(bytearray(VALUE_RECEIVE_BYTES))  # where unwanted bytes go; nobody reads it
+
+Command = list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A large argument is about to arrive: argument number ``len(arguments)`` has ``length`` bytes."""
+
+    arguments: Command
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The stream is not RESP; ``reason`` is redis' wording. No event follows."""
+
+    reason: str
+
+
+Event = Command | Value | Broken
+
+
+# Plain integers: an Enum's hash and attributes cost a Python call each, on every argument.
+_START, _LENGTH, _ARGUMENT, _ANNOUNCED, _VALUE, _BROKEN = range(6)
+
+
+class RequestParser:
+    """One connection's requests. Holds at most `BUFFER_BYTES` unparsed and `MAX_COMMAND_BYTES` parsed."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._start = 0
+        self._end = 0
+        self._receive_bytes = SMALL_RECEIVE_BYTES
+        self._plain = True  # whether the last array was all small arguments, as the next one will be
+        self._ready: deque[Command] = deque()
+        self._state = _START
+        self._arguments: Command = []
+        self._argument_count = 0
+        self._argument_bytes = 0
+        self._length = 0
+        self._memory: memoryview | None = None
+        self._landed = 0
+
+    @property
+    def in_request(self) -> bool:
+        """Whether a request has begun that is not complete."""
+        return self._state != _START or self._end > self._start
+
+    def buffers(self) -> list[memoryview]:
+        """Where the next bytes go, in this order. Not to be called before all events are taken."""
+        if self._state != _VALUE or self._landed == self._length:
+            self._make_space()
+            return [self._view[self._end : self._end + self._receive_bytes]]
+        missing = self._length - self._landed
+        if missing > VALUE_RECEIVE_BYTES:
+            return [self._target(VALUE_RECEIVE_BYTES)]
+        # The end of the value and what follows it come in one call.
+        self._make_space()
+        return [self._target(missing), self._view[self._end : self._end + SMALL_RECEIVE_BYTES]]
+
+    def received(self, count: int) -> None:
+        """``count`` bytes were written into `buffers`."""
+        if self._state == _VALUE:
+            landed = min(count, self._length - self._landed)
+            self._landed += landed
+            count -= landed
+        self._end += count
+
+    def next_event(self) -> Event | None:
+        """The next event, None when more bytes are needed."""
+        if self._ready:
+            return self._ready.popleft()
+        if self._state == _START and self._end > self._start:
+            if not self._plain:
+                value = self._split_head()
+                if value is not None:
+                    return value
+            else:
+                self._split_commands()
+                if self._ready:
+                    return self._ready.popleft()
+        while True:
+            state, start = self._state, self._start
+            event = _STEPS[state](self)
+            if event is not None or (self._state == state and self._start == start):
+                return event
+
+    def land(self, memory: memoryview | None) -> None:
+        """Answer a `Value` event: its bytes go to ``memory``, or nowhere."""
+        assert self._state == _ANNOUNCED, "land answers a Value event"
+        assert memory is None or len(memory) == self._length, "the memory has the value's length"
+        self._memory = memory
+        self._state = _VALUE
+        self._plain = False
+        self._receive_bytes = SMALL_RECEIVE_BYTES
+        here = min(self._length, self._end - self._start)
+        if memory is not None:
+            memory[:here] = self._view[self._start : self._start + here]
+        self._start += here
+        self._landed = here
+
+    def _target(self, count: int) -> memoryview:
+        if self._memory is None:
+            return _dropped[:count]
+        return self._memory[self._landed : self._landed + count]
+
+    def _make_space(self) -> None:
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._start and BUFFER_BYTES - self._end < self._receive_bytes:
+            kept = self._end - self._start
+            self._buffer[:kept] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, kept
+
+    def _split_commands(self) -> None:
+        """Take all complete commands of small arguments out of the buffer, at a few operations each.
+
+        Splitting at CRLF yields header, argument, header, argument …; that an argument's header states its
+        length proves that no CRLF inside an argument was taken for an end. Whatever is not of this plain
+        shape is left to the states.
+        """
+        if self._buffer[self._start] != 42:  # "*"
+            return
+        parts = bytes(self._view[self._start : self._end]).split(b"\r\n")
+        last = len(parts) - 1  # what follows the last CRLF is not a whole part
+        at = 0
+        while at < last:
+            count = _COUNT_OF_HEADER.get(parts[at])
+            if count is None:
+                break
+            stop = at + 1 + 2 * count
+            if stop > last:
+                break
+            arguments = parts[at + 2 : stop : 2]
+            try:
+                headers = [_HEADER_OF_LENGTH[len(argument)] for argument in arguments]
+            except IndexError:
+                break
+            if headers != parts[at + 1 : stop : 2]:
+                break
+            self._ready.append(arguments)
+            at = stop
+        self._start += sum(map(len, parts[:at])) + 2 * at
+        if self._end >= SMALL_RECEIVE_BYTES:
+            self._receive_bytes = BUFFER_BYTES
+
+    def _split_head(self) -> Value | None:
+        """Take ``SET key`` and the announcement of its value out of the buffer in a few operations.
+
+        Whatever is not of the form name, key, large value is left to the states.
+        """
+        head = bytes(self._view[self._start : min(self._end, self._start + SPLIT_HEAD_BYTES)])
+        parts = head.split(b"\r\n", 6)
+        if len(parts) < 7 or parts[0] != b"*3":
+            return None
+        _, name_header, name, key_header, key, header, rest = parts
+        if name_header != b"$%d" % len(name) or key_header != b"$%d" % len(key) or header[:1] != b"$":
+            return None
+        length = _number(header)
+        if length is None or not LANDED_BYTES <= length <= MAX_VALUE_BYTES:
+            return None
+        self._start += len(head) - len(rest)
+        self._arguments = [name, key]
+        self._argument_count = 3
+        self._argument_bytes = len(name) + len(key)
+        self._length = length
+        self._state = _ANNOUNCED
+        return Value(self._arguments, length)
+
+    def _line(self, limit: int, too_long: str) -> bytes | Broken | None:
+        at = self._buffer.find(b"\n", self._start, self._end)
+        if at < 0:
+            return self._break(too_long) if self._end - self._start > limit else None
+        line = bytes(self._view[self._start : at])
+        if len(line) > limit:
+            return self._break(too_long)
+        self._start = at + 1
+        return line[:-1] if line.endswith(b"\r") else line
+
+    def _break(self, reason: str) -> Broken:
+        self._state = _BROKEN
+        self._start = self._end = 0
+        return Broken(reason)
+
+    def _at_start(self) -> Event | None:
+        if self._start == self._end:
+            return None
+        if self._buffer[self._start] != 42:
+            return self._inline()
+        line = self._line(MAX_HEADER_BYTES, "too big mbulk count string")
+        if line is None or isinstance(line, Broken):
+            return line
+        count = _number(line)
+        if count is None or count > MAX_ARGUMENTS:
+            return self._break("invalid multibulk length")
+        if count <= 0:  # redis skips an empty request
+            return None
+        self._arguments = []
+        self._plain = True
+        self._argument_count = count
+        self._argument_bytes = 0
+        self._state = _LENGTH
+        return None
+
+    def _inline(self) -> Event | None:
+        line = self._line(MAX_INLINE_BYTES, "too big inline request")
+        if line is None or isinstance(line, Broken):
+            return line
+        if b'"' not in line and b"'" not in line:
+            return line.split() or None
+        try:
+            words = shlex.split(line.decode("latin-1"))
+        except ValueError:
+            return self._break("unbalanced quotes in request")
+        return [word.encode("latin-1") for word in words]
+
+    def _at_length(self) -> Event | None:
+        line = self._line(MAX_HEADER_BYTES, "too big bulk count string")
+        if line is None or isinstance(line, Broken):
+            return line
+        if line[:1] != b"$":
+            return self._break(f"expected '$', got '{chr(line[0]) if line else ' '}'")
+        length = _number(line)
+        if length is None or not 0 <= length <= MAX_VALUE_BYTES:
+            return self._break("invalid bulk length")
+        self._length = length
+        if length >= LANDED_BYTES:
+            self._state = _ANNOUNCED
+            return Value(self._arguments, length)
+        self._argument_bytes += length
+        if self._argument_bytes > MAX_COMMAND_BYTES:
+            return self._break("too big request")
+        self._state = _ARGUMENT
+        return None
+
+    def _at_argument(self) -> Event | None:
+        end = self._start + self._length
+        if self._end < end + 2:
+            return None
+        argument = bytes(self._view[self._start : end])
+        self._start = end
+        return self._argument_complete(argument)
+
+    def _at_value(self) -> Event | None:
+        if self._landed < self._length or self._end < self._start + 2:
+            return None
+        self._memory = None
+        return self._argument_complete(b"")
+
+    def _argument_complete(self, argument: bytes) -> Event | None:
+        if self._buffer[self._start : self._start + 2] != b"\r\n":
+            return self._break("expected CRLF after a bulk string")
+        self._start += 2
+        self._arguments.append(argument)
+        if len(self._arguments) < self._argument_count:
+            self._state = _LENGTH
+            return None
+        self._state = _START
+        return self._arguments
+
+    def _at_rest(self) -> Event | None:
+        return None
+
+
+# In the order of the states.
+_STEPS = (
+    RequestParser._at_start,
+    RequestParser._at_length,
+    RequestParser._at_argument,
+    RequestParser._at_rest,
+    RequestParser._at_value,
+    RequestParser._at_rest,
+)
+
+
+def _number(line: bytes) -> int | None:
+    digits = line[1:]
+    negative = digits.startswith(b"-")
+    if not (digits[1:] if negative else digits).isdigit():
+        return None
+    return int(digits)
