@@ -1,0 +1,26 @@
+"""What an eviction policy is: an order among keys, told of what happens to them."""
+
+from collections.abc import Hashable
+from typing import Protocol, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Policy(Protocol[Key]):
+    """Orders the keys of one tier by how little they would be missed.
+
+    Whoever holds the entries tells the policy of every insertion, hit and removal; the policy holds no
+    values, reads no clock and removes nothing itself.
+    """
+
+    def inserted(self, key: Key, size_bytes: int) -> None:
+        """A key that the policy does not hold came in, charged with ``size_bytes``."""
+
+    def touched(self, key: Key) -> None:
+        """A key that the policy holds was read."""
+
+    def removed(self, key: Key) -> None:
+        """A key that the policy holds is gone: evicted, deleted or overwritten."""
+
+    def victim(self) -> Key | None:
+        """The key to evict next, None when the policy holds none. Calling it changes nothing."""
