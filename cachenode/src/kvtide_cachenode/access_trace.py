@@ -1,0 +1,152 @@
+"""The access trace: what was asked of this node, one JSON line a request, in a bounded ring.
+
+Lines follow Mooncake's schema plus ``observed_at``, ``weight``, ``seq`` and ``boot_id``. Reading takes
+nothing away; what the ring dropped before it was read is counted as a gap.
+"""
+
+from collections import deque
+from itertools import islice
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+MAX_LINES: Final = 100_000
+MAX_BYTES: Final = 16 * 1024 * 1024
+MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
+MAX_BLOCKS: Final = 65_536  # of one request: a million tokens in blocks of 16
+MAX_ENGINE_LINE_BYTES: Final = 2 * 1024 * 1024
+
+_BlockId = Annotated[int, Meta(ge=0, lt=2**53)]  # exact in every JSON reader
+_Count = Annotated[int, Meta(ge=0, lt=2**53)]
+
+
+class EngineLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What an engine says of one request: unix milliseconds, tokens, tokens, block ids, blocks it hit."""
+
+    timestamp: _Count
+    input_length: _Count
+    output_length: _Count
+    hash_ids: Annotated[list[_BlockId], Meta(min_length=1, max_length=MAX_BLOCKS)]
+    hit_blocks: _Count | None = None
+
+
+class TraceLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of the trace as it is exported."""
+
+    timestamp: int
+    input_length: int
+    output_length: int
+    hash_ids: list[int]
+    observed_at: Literal["engine", "node"]
+    weight: int
+    seq: int
+    boot_id: str
+    hit_blocks: int | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some lines, where to read on, and how many lines were dropped before the first of them."""
+
+    lines: bytes
+    next: str
+    gap: int
+
+
+_engine_decoder = msgspec.json.Decoder(EngineLine)
+_encode = msgspec.json.Encoder().encode
+
+
+class TraceRing:
+    """The newest lines, at most `MAX_LINES` and `MAX_BYTES`; the oldest go first."""
+
+    def __init__(self, boot_id: str) -> None:
+        self.boot_id = boot_id
+        self._lines: deque[bytes] = deque()
+        self._bytes = 0
+        self._next_seq = 0
+
+    @property
+    def next(self) -> str:
+        """Where a reader goes on who has read everything."""
+        return f"{self.boot_id}:{self._next_seq}"
+
+    @property
+    def dropped(self) -> int:
+        """Lines that are gone since the start."""
+        return self._next_seq - len(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def append_engine(self, document: bytes) -> None:
+        """Add what an engine reported.
+
+        Raises:
+            ValueError: the document is not an `EngineLine`; the sentence says where.
+        """
+        try:
+            said = _engine_decoder.decode(document)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"not a trace line: {error}") from None
+        self._append(
+            said.timestamp, said.input_length, said.output_length, said.hash_ids, "engine", said.hit_blocks
+        )
+
+    def append_inferred(
+        self, timestamp_ms: int, block_ids: list[int], hit_blocks: int, block_tokens: int
+    ) -> None:
+        """Add a request that the node put together from single accesses."""
+        self._append(timestamp_ms, len(block_ids) * block_tokens, 0, block_ids, "node", hit_blocks)
+
+    def read(self, since: str | None) -> Page:
+        """Up to `MAX_PAGE_BYTES` of lines from ``since`` (``boot_id:seq``) on, from the oldest without it.
+
+        Raises:
+            ValueError: ``since`` is not of that form.
+        """
+        first = self.dropped
+        wanted = 0 if since is None else self._seq_of(since)
+        start = max(wanted, first)
+        page: list[bytes] = []
+        size = 0
+        for line in islice(self._lines, start - first, None):
+            if page and size + len(line) > MAX_PAGE_BYTES:
+                break
+            page.append(line)
+            size += len(line)
+        return Page(b"".join(page), f"{self.boot_id}:{start + len(page)}", start - wanted)
+
+    def _seq_of(self, since: str) -> int:
+        boot_id, colon, seq = since.rpartition(":")
+        if not colon or not seq.isascii() or not seq.isdigit() or len(seq) > 18:
+            raise ValueError(f"since={since!r} is not <boot_id>:<seq>, as Kvtide-Trace-Next says it")
+        # Another boot's numbers mean nothing here: all of this boot's lines are new to the reader.
+        return min(int(seq), self._next_seq) if boot_id == self.boot_id else 0
+
+    def _append(
+        self,
+        timestamp_ms: int,
+        input_length: int,
+        output_length: int,
+        block_ids: list[int],
+        observed_at: Literal["engine", "node"],
+        hit_blocks: int | None,
+    ) -> None:
+        line = TraceLine(
+            timestamp_ms,
+            input_length,
+            output_length,
+            block_ids,
+            observed_at,
+            1,
+            self._next_seq,
+            self.boot_id,
+            hit_blocks=hit_blocks,
+        )
+        encoded = _encode(line) + b"\n"
+        self._lines.append(encoded)
+        self._bytes += len(encoded)
+        self._next_seq += 1
+        while len(self._lines) > MAX_LINES or self._bytes > MAX_BYTES:
+            self._bytes -= len(self._lines.popleft())

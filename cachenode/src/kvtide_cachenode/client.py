@@ -1,0 +1,144 @@
+"""Typed client of a node's admin API.
+
+NodeError ─┬─ NodeUnreachable   no answer: nothing is known about the node
+           └─ NodeRefused       it answered no, and said why
+"""
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aiohttp
+import msgspec
+
+from kvtide_cachenode.messages import TRACE_GAP, TRACE_NEXT, CapacityRequest, ErrorReply, NodeStatus
+
+CONNECT_TIMEOUT_S: Final = 2.0
+READ_TIMEOUT_S: Final = 10.0
+# A shrink is answered when it is done; the node itself answers after 30 s at the latest.
+RESIZE_TIMEOUT_S: Final = 60.0
+
+
+class NodeError(Exception):
+    """Asking a node failed."""
+
+
+class NodeUnreachable(NodeError):  # noqa: N818 - reads as what it says in an except clause
+    """The node did not answer, or what answered is no node."""
+
+
+class NodeRefused(NodeError):  # noqa: N818 - reads as what it says in an except clause
+    """The node refused; ``status`` is the HTTP status, ``sentence`` its reason."""
+
+    def __init__(self, url: str, status: int, sentence: str) -> None:
+        super().__init__(f"{url} answered {status}: {sentence}")
+        self.status = status
+        self.sentence = sentence
+
+
+@dataclass(frozen=True, slots=True)
+class TracePage:
+    """Some lines of the access trace (JSONL), where to read on, and lines lost before the first one."""
+
+    lines: bytes
+    next: str
+    gap: int
+
+
+class NodeClient:
+    """Talks to one node; use it in ``async with`` or call `close`.
+
+    ``url`` is ``http://HOST:PORT`` of the admin port.
+    """
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._http: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections. The client can be used again afterwards."""
+        if self._http is not None:
+            await self._http.close()
+            self._http = None
+
+    async def status(self) -> NodeStatus:
+        """What the node is and holds now."""
+        _, body = await self._ask("GET", "/v1/status")
+        return self._decoded(body)
+
+    async def set_capacity(self, *, dram_bytes: int) -> NodeStatus:
+        """Change the DRAM tier's capacity; returns once it holds, or with ``resize`` set if that is slow.
+
+        Raises:
+            NodeRefused: 400 for a size that is none, 409 above the machine or when a newer size came in.
+        """
+        body = msgspec.json.encode(CapacityRequest(dram_bytes))
+        _, reply = await self._ask("PUT", "/v1/capacity", body=body, timeout_s=RESIZE_TIMEOUT_S)
+        return self._decoded(reply)
+
+    async def trace(self, since: str | None = None) -> TracePage:
+        """The next page of the access trace; an empty one means that there is no more for now."""
+        headers, lines = await self._ask("GET", "/v1/trace", {} if since is None else {"since": since})
+        try:
+            return TracePage(lines, headers[TRACE_NEXT], int(headers[TRACE_GAP]))
+        except (KeyError, ValueError):
+            raise NodeUnreachable(f"{self.url} answered /v1/trace without its headers") from None
+
+    async def ready(self) -> bool:
+        """Whether the node serves clients. An unreachable node is not ready."""
+        try:
+            await self._ask("GET", "/readyz")
+        except NodeError:
+            return False
+        return True
+
+    def _decoded(self, body: bytes) -> NodeStatus:
+        try:
+            return msgspec.json.decode(body, type=NodeStatus)
+        except msgspec.MsgspecError as error:
+            raise NodeUnreachable(f"{self.url} is not a cache node of this version: {error}") from None
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        *,
+        body: bytes | None = None,
+        timeout_s: float = READ_TIMEOUT_S,
+    ) -> tuple[Any, bytes]:
+        if self._http is None:
+            self._http = aiohttp.ClientSession()
+        try:
+            async with self._http.request(
+                method,
+                self.url + path,
+                params=query,
+                data=body,
+                headers=self._headers,
+                timeout=aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_TIMEOUT_S),
+            ) as response:
+                said = await response.read()
+                if response.status >= 400:
+                    raise NodeRefused(self.url, response.status, _reason(said))
+                return response.headers, said
+        except TimeoutError:
+            raise NodeUnreachable(f"{self.url}{path} did not answer in time") from None
+        except aiohttp.ClientError as error:
+            raise NodeUnreachable(f"{self.url} cannot be reached: {error}") from None
+
+
+def _reason(body: bytes) -> str:
+    try:
+        return msgspec.json.decode(body, type=ErrorReply).error
+    except msgspec.MsgspecError:
+        return body[:200].decode(errors="replace") or "no reason given"

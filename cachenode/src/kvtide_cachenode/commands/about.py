@@ -1,0 +1,115 @@
+"""What the node says of itself: INFO, COMMAND, CONFIG."""
+
+from fnmatch import fnmatchcase
+
+from kvtide_cachenode.commands.table import TABLE, Command, command, fail_unknown
+from kvtide_cachenode.node import VERSION
+from kvtide_cachenode.session import Session
+from kvtide_cachenode.wire.replies import Reply
+
+# The redis whose commands and replies these are; clients compare it with what they need.
+REDIS_VERSION = "7.0.15"
+# What tools ask for (redis-benchmark prints save and appendonly); nothing here can be set.
+CONFIG = {"save": "", "appendonly": "no", "databases": "1", "maxmemory-policy": "allkeys-lru"}
+
+
+@command("info", -1, "")
+def info(session: Session, arguments: list[bytes]) -> None:
+    """INFO [section …]."""
+    wanted = {argument.decode("latin-1").lower() for argument in arguments[1:]}
+    everything = not wanted or bool(wanted & {"all", "everything", "default"})
+    lines = []
+    for section, fields in _sections(session).items():
+        if everything or section.lower() in wanted:
+            lines += [f"# {section}", *(f"{name}:{value}" for name, value in fields.items()), ""]
+    session.reply_with("\r\n".join(lines))
+
+
+def _sections(session: Session) -> dict[str, dict[str, object]]:
+    node, store = session.node, session.node.store
+    counters = store.counters
+    uptime_s = int(node.uptime_s())
+    keyspace = {"db0": f"keys={len(store)},expires=0,avg_ttl=0"} if len(store) else {}
+    return {
+        "Server": {
+            "redis_version": REDIS_VERSION,
+            "kvtide_version": VERSION,
+            "redis_mode": "standalone",
+            "run_id": node.boot_id,
+            "uptime_in_seconds": uptime_s,
+            "uptime_in_days": uptime_s // 86400,
+        },
+        "Clients": {"connected_clients": len(node.sessions)},
+        "Memory": {
+            "used_memory": store.used_bytes,
+            "used_memory_rss": store.resident_bytes(),
+            "maxmemory": store.capacity_bytes,
+            "maxmemory_policy": "allkeys-lru",
+        },
+        "Persistence": {"loading": 0},
+        "Stats": {
+            "total_connections_received": node.connections_total,
+            "total_commands_processed": node.commands_total,
+            "rejected_connections": node.connections_refused,
+            "evicted_keys": counters.evictions,
+            "keyspace_hits": counters.get_hits + counters.exists_hits,
+            "keyspace_misses": counters.get_misses + counters.exists_misses,
+        },
+        "Replication": {"role": "master", "connected_slaves": 0},
+        "Cluster": {"cluster_enabled": 0},
+        "Keyspace": dict(keyspace),
+    }
+
+
+@command("command", -1, "")
+def command_(session: Session, arguments: list[bytes]) -> None:
+    """COMMAND [COUNT | LIST | INFO [name …] | DOCS [name …] | GETKEYS …]."""
+    known = {described.name: described for described in TABLE.values()}
+    if len(arguments) == 1:
+        session.reply_with([_described(described) for described in known.values()])
+        return
+    names = [argument.decode("latin-1").lower() for argument in arguments[2:]] or list(known)
+    match arguments[1].upper():
+        case b"COUNT":
+            session.reply_with(len(known))
+        case b"LIST":
+            session.reply_with(list(known))
+        case b"INFO":
+            session.reply_with([_described(known[name]) if name in known else None for name in names])
+        case b"DOCS":
+            docs: dict[str, Reply] = {
+                name: {"summary": (known[name].handler.__doc__ or "").strip(), "group": "generic"}
+                for name in names
+                if name in known
+            }
+            session.reply_with(docs)
+        case _:
+            fail_unknown(session, arguments[1], "COUNT, LIST, INFO, DOCS")
+
+
+def _described(described: Command) -> Reply:
+    return [
+        described.name,
+        described.arity,
+        list(described.flags),
+        described.first_key,
+        described.last_key,
+        described.key_step,
+    ]
+
+
+@command("config", -2, "admin")
+def config(session: Session, arguments: list[bytes]) -> None:
+    """CONFIG GET pattern [pattern …]."""
+    if arguments[1].upper() != b"GET" or len(arguments) < 3:
+        fail_unknown(session, arguments[1], "GET pattern; the size is set with PUT /v1/capacity")
+        return
+    patterns = [argument.decode("latin-1").lower() for argument in arguments[2:]]
+    found: dict[str, Reply] = {
+        name: value
+        for name, value in CONFIG.items()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    if any(fnmatchcase("maxmemory", pattern) for pattern in patterns):
+        found["maxmemory"] = str(session.node.store.capacity_bytes)
+    session.reply_with(found)

@@ -1,0 +1,191 @@
+"""The connection itself: who the client is, which protocol it speaks."""
+
+from kvtide_cachenode.commands.table import command, fail_unknown
+from kvtide_cachenode.node import VERSION
+from kvtide_cachenode.session import Session
+from kvtide_cachenode.wire import replies
+
+MAX_NAME_BYTES = 256
+MAX_LISTED_CLIENTS = 1000
+
+
+@command("ping", -1)
+def ping(session: Session, arguments: list[bytes]) -> None:
+    """PING [text]."""
+    if len(arguments) > 2:
+        session.fail("wrong number of arguments for 'ping' command")
+    elif len(arguments) == 2:
+        echo(session, arguments)
+    else:
+        session.reply(b"+PONG\r\n")
+
+
+@command("echo", 2)
+def echo(session: Session, arguments: list[bytes]) -> None:
+    """ECHO text."""
+    session.reply(replies.bulk(text_of(session, 1, arguments)))
+
+
+@command("select", 2)
+def select(session: Session, arguments: list[bytes]) -> None:
+    """SELECT 0."""
+    if arguments[1] == b"0":
+        session.reply(replies.OK)
+    else:
+        session.fail("DB index is out of range: there is database 0")
+
+
+@command("quit", -1)
+def quit_(session: Session, arguments: list[bytes]) -> None:  # noqa: ARG001 - every handler's signature
+    """QUIT."""
+    session.reply(replies.OK)
+    session.closing = True
+
+
+@command("reset", 1)
+def reset(session: Session, arguments: list[bytes]) -> None:  # noqa: ARG001 - every handler's signature
+    """RESET."""
+    session.reset()
+    session.reply(replies.simple("RESET"))
+
+
+@command("auth", -2)
+def auth(session: Session, arguments: list[bytes]) -> None:
+    """AUTH [user] password."""
+    if len(arguments) > 3:
+        session.fail("wrong number of arguments for 'auth' command")
+    elif session.node.password is None:
+        session.fail("AUTH was given but this node has no password: start it with --password-file")
+    elif _admit(session, arguments[1:]):
+        session.reply(replies.OK)
+
+
+@command("hello", -1)
+def hello(session: Session, arguments: list[bytes]) -> None:
+    """HELLO [2 | 3 [AUTH user password] [SETNAME name]]."""
+    if len(arguments) > 1 and arguments[1] not in (b"2", b"3"):
+        session.fail("unsupported protocol version: this node speaks 2 and 3", "NOPROTO")
+        return
+    at, name = 2, session.name
+    while at < len(arguments):
+        option = arguments[at].upper()
+        if option == b"AUTH" and at + 2 < len(arguments):
+            if not _admit(session, arguments[at + 1 : at + 3]):
+                return
+            at += 3
+        elif option == b"SETNAME" and at + 1 < len(arguments):
+            name = arguments[at + 1]
+            at += 2
+        else:
+            fail_unknown(session, arguments[at], "AUTH user password, SETNAME name")
+            return
+    if not session.authenticated:
+        session.fail("HELLO must be called with AUTH while this node has a password", "NOAUTH")
+        return
+    if not _set_name(session, name):
+        return
+    if len(arguments) > 1:
+        session.resp3 = arguments[1] == b"3"
+        session.nil = replies.NIL3 if session.resp3 else replies.NIL2
+    session.reply_with(
+        {
+            "server": "kvtide",
+            "version": VERSION,
+            "proto": 3 if session.resp3 else 2,
+            "id": session.id,
+            "mode": "standalone",
+            "role": "master",
+            "modules": [],
+        }
+    )
+
+
+@command("client", -2)
+def client(session: Session, arguments: list[bytes]) -> None:
+    """CLIENT with one of the sub-commands below."""
+    rest = arguments[2:]
+    match arguments[1].upper(), len(rest):
+        case b"SETNAME", 1:
+            if _set_name(session, rest[0]):
+                session.reply(replies.OK)
+        case b"GETNAME", 0:
+            session.reply_with(session.name or None)
+        case b"SETINFO", 2:
+            _set_library(session, rest[0], rest[1])
+        case b"ID", 0:
+            session.reply_with(session.id)
+        case b"INFO", 0:
+            session.reply_with(_described(session))
+        case b"LIST", 0:
+            listed = list(session.node.sessions.values())[:MAX_LISTED_CLIENTS]
+            session.reply_with("".join(map(_described, listed)))
+        case ((b"NO-EVICT" | b"NO-TOUCH"), 1):
+            session.reply(replies.OK)
+        case _:
+            fail_unknown(
+                session, arguments[1], "SETNAME, GETNAME, SETINFO, ID, INFO, LIST, NO-EVICT, NO-TOUCH"
+            )
+
+
+@command("kvtide.trace", 2)
+def trace(session: Session, arguments: list[bytes]) -> None:
+    """KVTIDE.TRACE json: one request as the engine saw it. From now on nothing is inferred here."""
+    try:
+        session.node.trace.append_engine(text_of(session, 1, arguments))
+    except ValueError as error:
+        session.fail(str(error))
+        return
+    session.inference = None
+    session.reply(replies.OK)
+
+
+def text_of(session: Session, index: int, arguments: list[bytes]) -> bytes:
+    """An argument that may have been large."""
+    landed = session.landed.get(index)
+    return bytes(landed) if isinstance(landed, bytearray) else arguments[index]
+
+
+def _admit(session: Session, credentials: list[bytes]) -> bool:
+    """Check ``[user,] password``; on failure the error is queued."""
+    user = credentials[0] if len(credentials) == 2 else b"default"
+    if session.node.password is None or (user == b"default" and session.node.password_is(credentials[-1])):
+        session.authenticated = True
+        return True
+    session.fail("invalid username-password pair or user is disabled.", "WRONGPASS")
+    return False
+
+
+def _set_name(session: Session, name: bytes) -> bool:
+    if len(name) > MAX_NAME_BYTES or not all(33 <= byte <= 126 for byte in name):
+        session.fail(f"a client name has at most {MAX_NAME_BYTES} printable characters and no spaces")
+        return False
+    session.name = name
+    return True
+
+
+def _set_library(session: Session, attribute: bytes, value: bytes) -> None:
+    known = {b"LIB-NAME": "lib-name", b"LIB-VER": "lib-ver"}.get(attribute.upper())
+    if known is None or len(value) > MAX_NAME_BYTES or not all(33 <= byte <= 126 for byte in value):
+        fail_unknown(session, attribute, "LIB-NAME, LIB-VER, each without spaces")
+        return
+    session.library[known] = value
+    session.reply(replies.OK)
+
+
+def _described(session: Session) -> str:
+    """One line of CLIENT LIST."""
+    age_s = session.node.uptime_s() - session.connected_s
+    fields: dict[str, object] = {
+        "id": session.id,
+        "addr": session.address,
+        "name": session.name.decode(),
+        "age": int(age_s),
+        "db": 0,
+        "omem": session.queued_bytes,
+        "cmd": session.last_command.decode("utf-8", "backslashreplace").lower() or "NULL",
+        "user": "default",
+        "lib-name": session.library.get("lib-name", b"").decode(),
+        "lib-ver": session.library.get("lib-ver", b"").decode(),
+        "resp": 3 if session.resp3 else 2,
+    }
+    return " ".join(f"{name}={value}" for name, value in fields.items()) + "\n"

@@ -1,0 +1,114 @@
+"""Questions about keys, and taking them away."""
+
+import fnmatch
+import re
+
+from kvtide_cachenode.commands.table import command, fail_unknown
+from kvtide_cachenode.inference import Access
+from kvtide_cachenode.session import Session
+from kvtide_cachenode.wire import replies
+
+SCAN_COUNT = 10  # redis' default
+MAX_SCAN_COUNT = 100_000  # one reply of this many keys is the longest that other clients wait for
+MAX_PATTERN_BYTES = 256
+
+
+@command("exists", -2, "readonly fast", (1, -1, 1))
+def exists(session: Session, arguments: list[bytes]) -> None:
+    """EXISTS key [key …]. Does not count as use of an entry, as in redis."""
+    keys = arguments[1:]
+    hits = list(map(session.node.store.exists, keys))
+    found = sum(hits)
+    counters = session.node.store.counters
+    counters.exists_hits += found
+    counters.exists_misses += len(hits) - found
+    session.reply(replies.integer(found))
+    session.observe(Access.LOOK_UP, keys, hits)
+
+
+@command("del", -2, "write", (1, -1, 1))
+def del_(session: Session, arguments: list[bytes]) -> None:
+    """DEL key [key …]."""
+    session.reply(replies.integer(sum(map(session.node.store.delete, arguments[1:]))))
+
+
+command("unlink", -2, "write fast", (1, -1, 1))(del_)
+
+
+@command("type", 2, "readonly fast", (1, 1, 1))
+def type_(session: Session, arguments: list[bytes]) -> None:
+    """TYPE key: every value is a string."""
+    session.reply(replies.simple("string" if session.node.store.exists(arguments[1]) else "none"))
+
+
+@command("ttl", 2, "readonly fast", (1, 1, 1))
+def ttl(session: Session, arguments: list[bytes]) -> None:
+    """TTL key: -1 (entries live until they are evicted), -2 when there is none."""
+    session.reply(replies.integer(-1 if session.node.store.exists(arguments[1]) else -2))
+
+
+command("pttl", 2, "readonly fast", (1, 1, 1))(ttl)
+
+
+@command("dbsize", 1, "readonly fast")
+def dbsize(session: Session, arguments: list[bytes]) -> None:  # noqa: ARG001 - every handler's signature
+    """DBSIZE."""
+    session.reply(replies.integer(len(session.node.store)))
+
+
+@command("flushall", -1, "write")
+def flushall(session: Session, arguments: list[bytes]) -> None:
+    """FLUSHALL [ASYNC | SYNC]."""
+    if len(arguments) > 2 or {*map(bytes.upper, arguments[1:])} - {b"ASYNC", b"SYNC"}:
+        fail_unknown(session, arguments[-1], "ASYNC, SYNC")
+        return
+    session.node.store.clear()
+    session.reply(replies.OK)
+
+
+command("flushdb", -1, "write")(flushall)
+
+
+@command("scan", -2, "readonly")
+def scan(session: Session, arguments: list[bytes]) -> None:
+    """SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]."""
+    matches: re.Pattern[str] | None = None
+    count, kind = SCAN_COUNT, b"string"
+    try:
+        cursor = _natural(arguments[1], 2**63)
+        for option, value in zip(arguments[2::2], arguments[3::2], strict=True):
+            match option.upper():
+                case b"MATCH":
+                    matches = _pattern(value)
+                case b"COUNT":
+                    count = max(_natural(value, MAX_SCAN_COUNT), 1)
+                case b"TYPE":
+                    kind = value.lower()
+                case _:
+                    fail_unknown(session, option, "MATCH, COUNT, TYPE")
+                    return
+        cursor, page = session.node.store.scan(cursor, count)
+    except KeyError:
+        session.fail("this cursor is unknown or was forgotten: begin again with SCAN 0")
+        return
+    except ValueError as error:
+        session.fail(f"SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]: {error}")
+        return
+    if matches is not None:
+        page = [key for key in page if matches.match(key.decode("latin-1"))]
+    session.reply_with([str(cursor), page if kind == b"string" else []])
+
+
+def _natural(text: bytes, most: int) -> int:
+    if not text.isdigit() or len(text) > 19 or int(text) > most:
+        raise ValueError(f"expected a number from 0 to {most}")
+    return int(text)
+
+
+def _pattern(glob: bytes) -> re.Pattern[str]:
+    """A redis glob as a regular expression over latin-1, in time linear per star."""
+    if len(glob) > MAX_PATTERN_BYTES:
+        raise ValueError(f"a pattern has at most {MAX_PATTERN_BYTES} bytes")
+    # fnmatch knows the same globs but for "[^…]" and "\x".
+    text = re.sub(r"\\(.)", r"[\1]", glob.decode("latin-1"), flags=re.DOTALL).replace("[^", "[!")
+    return re.compile(fnmatch.translate(text), re.DOTALL)

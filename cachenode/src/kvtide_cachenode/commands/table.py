@@ -1,0 +1,53 @@
+"""What a command is, and the table that the command modules fill."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvtide_cachenode.session import Session
+
+Handler = Callable[[Session, list[bytes]], None]
+"""Takes the session and the whole command, its name first, and queues exactly one reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One word of the protocol, described as COMMAND INFO does.
+
+    ``arity`` counts the name; negative means at least that many. Keys are the arguments from ``first_key``
+    to ``last_key`` (-1: to the end) by ``key_step``; 0 where there are none.
+    """
+
+    name: str
+    handler: Handler
+    arity: int
+    flags: tuple[str, ...]
+    first_key: int
+    last_key: int
+    key_step: int
+
+    def accepts(self, count: int) -> bool:
+        """Whether ``count`` arguments, the name included, are right."""
+        return count == self.arity if self.arity >= 0 else count >= -self.arity
+
+
+TABLE: dict[bytes, Command] = {}
+
+
+def command(
+    name: str, arity: int, flags: str = "fast", keys: tuple[int, int, int] = (0, 0, 0)
+) -> Callable[[Handler], Handler]:
+    """Register a handler under ``name``; flags are space-separated."""
+
+    def register(handler: Handler) -> Handler:
+        described = Command(name, handler, arity, tuple(flags.split()), *keys)
+        # Clients write a command in one of these two ways; anything else goes through upper().
+        TABLE[name.upper().encode()] = TABLE[name.encode()] = described
+        return handler
+
+    return register
+
+
+def fail_unknown(session: Session, word: bytes, known: str) -> None:
+    """Answer an option or sub-command nobody knows, naming the known ones."""
+    shown = word[:64].decode("utf-8", "backslashreplace")
+    session.fail(f"syntax error: '{shown}' is not supported here; known: {known}")

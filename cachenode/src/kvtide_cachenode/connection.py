@@ -1,0 +1,203 @@
+"""One client's socket: receives straight into the arena, sends straight from it, and shares the loop."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+
+from kvtide_cachenode.commands import execute
+from kvtide_cachenode.session import Session
+from kvtide_cachenode.wire import replies
+from kvtide_cachenode.wire.resp import Broken, RequestParser, Value
+
+# Receives per turn of the loop; with the parser's limits one connection takes about a megabyte a turn.
+RECEIVES_PER_TURN = 3
+# A connection whose replies pile up beyond this is not read from, and its requests wait.
+MAX_UNSENT_BYTES = 1024 * 1024
+BUFFERS_PER_SEND = 512  # below IOV_MAX (1024)
+# After a last reply, what the peer still sends is read away up to this much: closing with unread bytes resets
+# the connection, and the peer would lose the reply that says what it did wrong.
+LINGER_BYTES = 1024 * 1024
+_read_away = bytearray(64 * 1024)
+
+
+class Connection:
+    """Runs one session over one non-blocking socket until either side closes.
+
+    ``on_close`` is called once, with the session's id.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        session: Session,
+        on_close: Callable[[int], None],
+    ) -> None:
+        self.session = session
+        self.progress_s = time.monotonic()  # when bytes last moved
+        self._loop = loop
+        self._socket = sock
+        self._parser = RequestParser()
+        self._on_close = on_close
+        self._reading = True
+        self._writing = False
+        self._lingering = False
+        self._lingered_bytes = 0
+        self._closed = False
+        loop.add_reader(sock, self._readable)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the peer owes us something: the rest of a request, or room for our replies."""
+        return self._writing or self._lingering or self._parser.in_request
+
+    def close(self) -> None:
+        """Close at once; what was not sent is lost."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._socket)
+        if self._writing:
+            self._loop.remove_writer(self._socket)
+        self._socket.close()
+        self.session.close()
+        self._on_close(self.session.id)
+
+    def _readable(self) -> None:
+        parser = self._parser
+        self.session.now_s = time.time()
+        self.progress_s = time.monotonic()
+        for _ in range(RECEIVES_PER_TURN):
+            buffers = parser.buffers()
+            try:
+                if len(buffers) == 1:
+                    count = self._socket.recv_into(buffers[0])
+                else:
+                    count = self._socket.recvmsg_into(buffers)[0]
+            except BlockingIOError:
+                break
+            except OSError:
+                self.close()
+                return
+            if not count:
+                self._end_of_input()
+                return
+            parser.received(count)
+            self._run_events()
+            if not self._reading or self._closed or count < sum(map(len, buffers)):
+                break
+        if self.session.out and not self._writing and not self._closed:
+            self._send()
+
+    def _end_of_input(self) -> None:
+        """The peer sends no more; what it has asked for is still answered."""
+        self.session.closing = True
+        self._pause()
+        if self.session.out:
+            self._send()
+        else:
+            self.close()
+
+    def _run_events(self) -> None:
+        """Execute what has arrived, until replies pile up."""
+        session, parser = self.session, self._parser
+        while not session.closing:
+            if session.queued_bytes > MAX_UNSENT_BYTES:
+                self._send()
+                if self._closed:
+                    return
+                if session.queued_bytes > MAX_UNSENT_BYTES:
+                    self._pause()
+                    return
+            event = parser.next_event()
+            if event is None:
+                return
+            if type(event) is list:
+                execute(session, event)
+            elif isinstance(event, Value):
+                parser.land(session.land(event.arguments, event.length))
+            elif isinstance(event, Broken):
+                session.reply(replies.error(f"Protocol error: {event.reason}"))
+                session.closing = True
+        self._pause()
+
+    def _pause(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._socket)
+
+    def _send(self) -> None:
+        session = self.session
+        out = session.out
+        while out:
+            try:
+                count = self._socket.sendmsg(out[:BUFFERS_PER_SEND])
+            except BlockingIOError:
+                break
+            except OSError:
+                self.close()
+                return
+            whole = _drop_sent(out, count)
+            session.sent(count)
+            if not whole:
+                break
+        if out:
+            if not self._writing:
+                self._writing = True
+                self._loop.add_writer(self._socket, self._writable)
+            return
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._socket)
+        if session.closing and not self._lingering:
+            self._linger()
+
+    def _linger(self) -> None:
+        self._pause()
+        self._lingering = True
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:  # the peer is gone already
+            self.close()
+            return
+        self._loop.add_reader(self._socket, self._drain)
+
+    def _drain(self) -> None:
+        try:
+            count = self._socket.recv_into(_read_away)
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        self._lingered_bytes += count
+        if not count or self._lingered_bytes > LINGER_BYTES:
+            self.close()
+
+    def _writable(self) -> None:
+        self.progress_s = time.monotonic()
+        self._send()
+        if self._closed or self._reading or self.session.queued_bytes > MAX_UNSENT_BYTES:
+            return
+        self._reading = True
+        self._loop.add_reader(self._socket, self._readable)
+        self.session.now_s = time.time()
+        self._run_events()
+        if self.session.out and not self._writing and not self._closed:
+            self._send()
+
+
+def _drop_sent(out: list[bytes | memoryview], count: int) -> bool:
+    """Remove the first ``count`` bytes of ``out``; whether they ended where a buffer ends, with none cut."""
+    for index, buffer in enumerate(out):
+        size = len(buffer)
+        if count < size:
+            del out[:index]
+            if count:
+                out[0] = memoryview(buffer)[count:]
+            return False
+        count -= size
+        if not count:
+            del out[: index + 1]
+            return True
+    return True

@@ -1,0 +1,196 @@
+"""Requests played on one connection come out of the trace as they were."""
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis.asyncio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvtide_cachenode.access_trace import MAX_BYTES, MAX_LINES, TraceRing
+from kvtide_cachenode.inference import Access, Parents, RequestInference, block_id, canonical
+
+
+def chains(seed: int, count: int) -> list[list[str]]:
+    """Requests over a tree of prefixes: three system prompts, sessions that grow by turns."""
+    rng, sessions, requests = random.Random(seed), [], []
+    for number in range(count):
+        if sessions and rng.random() < 0.6:
+            session = sessions[rng.randrange(len(sessions))]
+        else:
+            system = rng.randrange(3)
+            session = [f"system-{system}-{i}" for i in range(3)]
+            sessions.append(session)
+        session.extend(f"b{number}-{i}" for i in range(rng.randrange(1, 5)))
+        requests.append(list(session))
+    return requests
+
+
+def play(
+    requests: list[list[str]], style: str, emit: Callable[[int, list[int], int], None], gap_s: float
+) -> list[int]:
+    """What a client of the given style does; returns the blocks each request hit."""
+    stored: set[str] = set()
+    inference = RequestInference(Parents(), emit)
+    now_s, all_hits = 1_000_000.0, []
+
+    def access(kind: Access, block: str, hit: bool = False) -> None:
+        for suffix in (b"metadata", b"kv_bytes") if kind is not Access.LOOK_UP else (b"metadata",):
+            key = b"model@2@0@" + block.encode().hex().encode() + b"@bfloat16" + suffix
+            inference.access(kind, (key,), (hit,), now_s)
+
+    for blocks in requests:
+        hits = 0
+        for block in blocks:
+            now_s += 0.001
+            hit = block in stored
+            if style != "loads only":
+                access(Access.LOOK_UP, block, hit)
+            if style != "look-ups first":
+                access(Access.LOAD, block, hit)
+            if not hit:
+                break
+            hits += 1
+        if style == "look-ups first":
+            for block in blocks[:hits]:
+                now_s += 0.001
+                access(Access.LOAD, block, True)
+        now_s += 0.5  # prefill
+        for block in blocks[hits:]:
+            now_s += 0.001
+            access(Access.STORE, block)
+            stored.add(block)
+        now_s += gap_s
+        all_hits.append(hits)
+    inference.end()
+    return all_hits
+
+
+@pytest.mark.parametrize("gap_s", [0.0, 10.0])
+@pytest.mark.parametrize("style", ["look-ups first", "interleaved", "loads only"])
+def test_requests_are_reconstructed(style: str, gap_s: float) -> None:
+    requests = chains(3, 300)
+    seen: list[tuple[list[int], int]] = []
+    hits = play(requests, style, lambda _, blocks, hit: seen.append((blocks, hit)), gap_s)
+    ids = {
+        block: block_id(b"model@2@7@" + block.encode().hex().encode() + b"@bfloat16kv_bytes")
+        for blocks in requests
+        for block in blocks
+    }
+    assert seen == [
+        ([ids[block] for block in blocks], hit) for blocks, hit in zip(requests, hits, strict=True)
+    ]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(Access),
+            st.lists(st.integers(0, 9), min_size=1, max_size=6),
+            st.booleans(),
+            st.floats(0, 100),
+        ),
+        max_size=60,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_every_access_is_in_exactly_one_request(
+    accesses: list[tuple[Access, list[int], bool, float]],
+) -> None:
+    requests: list[list[int]] = []
+    inference = RequestInference(Parents(), lambda _, blocks, _hits: requests.append(blocks))
+    now_s, blocks = 0.0, set()
+    for access, numbers, hit, gap_s in accesses:
+        now_s += gap_s
+        inference.end_idle(now_s)
+        keys = [b"key-%d" % number for number in numbers]
+        inference.access(access, keys, [hit] * len(keys), now_s)
+        blocks.update(map(block_id, keys))
+    inference.end()
+    assert all(len(request) == len(set(request)) > 0 for request in requests)
+    assert {block for request in requests for block in request} == blocks
+
+
+def test_a_request_that_waits_for_its_stores_is_kept_a_minute() -> None:
+    seen: list[list[int]] = []
+    inference = RequestInference(Parents(), lambda _, blocks, _hits: seen.append(blocks))
+    inference.access(Access.LOOK_UP, (b"a",), (False,), 100.0)
+    inference.end_idle(130.0)
+    assert not seen
+    inference.access(Access.STORE, (b"a", b"b"), (False, False), 150.0)
+    inference.end_idle(154.0)
+    assert not seen
+    inference.end_idle(156.0)
+    assert seen == [[block_id(b"a"), block_id(b"b")]]
+
+
+@pytest.mark.parametrize(
+    ("key", "same"),
+    [
+        (b"m@2@0@abc@half", b"m@2@1@abc@halfkv_bytes"),
+        (b"m@2@0@abc@half@tag%1", b"m@2@1@abc@half@tag%1@17metadata"),
+        (b"kvt:m:l:0:r:3:h", b"kvt:m:l:1:r:3:h"),
+    ],
+)
+def test_parts_of_one_block_have_one_name(key: bytes, same: bytes) -> None:
+    assert canonical(key) == canonical(same)
+    assert 0 <= block_id(key) == block_id(same) < 2**53
+
+
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [
+        (b"m@2@0@abc@half", b"m@2@0@abd@half"),
+        (b"m@2@0@abc@half", b"m@4@0@abc@half"),
+        (b"a", b"b"),
+        (b"kvt:m:l:0:r:3:h", b"kvt:m:l:0:r:4:h"),
+        (b"user@host", b"user@hostmetadata2"),
+    ],
+)
+def test_different_blocks_keep_their_names(key: bytes, other: bytes) -> None:
+    assert canonical(key) != canonical(other)
+
+
+async def test_a_replay_over_the_wire_is_in_the_trace(served: Any, admin: Any) -> None:
+    client = redis.asyncio.Redis(port=served.port)
+    requests = chains(5, 40)
+    stored: set[str] = set()
+    for blocks in requests:
+        hits = 0
+        while hits < len(blocks) and await client.exists(blocks[hits]):
+            hits += 1
+        assert set(blocks[:hits]) <= stored
+        for block in blocks[:hits]:
+            assert await client.get(block) is not None
+        for block in blocks[hits:]:
+            await client.set(block, bytes(3000))
+            stored.add(block)
+    await client.aclose()
+    while served.node.sessions:
+        await admin.status()
+    lines = [json.loads(line) for line in (await admin.trace()).lines.splitlines()]
+    assert [line["hash_ids"] for line in lines] == [
+        [block_id(b.encode()) for b in blocks] for blocks in requests
+    ]
+    assert all(line["observed_at"] == "node" for line in lines)
+    assert [line["input_length"] for line in lines] == [16 * len(blocks) for blocks in requests]
+
+
+def test_the_ring_is_bounded_and_says_what_it_dropped() -> None:
+    ring = TraceRing("boot")
+    for number in range(MAX_LINES + 10):
+        ring.append_inferred(number, [number], 0, 1)
+    assert len(ring) <= MAX_LINES
+    page = ring.read("boot:4")
+    assert page.gap == ring.dropped - 4 > 0
+    assert json.loads(page.lines.splitlines()[0])["seq"] == ring.dropped
+    total, since = 0, "boot:0"
+    while lines := ring.read(since).lines:
+        total, since = total + lines.count(b"\n"), ring.read(since).next
+    assert (total, since) == (len(ring), ring.next)
+    for _ in range(20):
+        ring.append_inferred(0, list(range(2**52, 2**52 + 60_000)), 0, 1)
+    assert sum(len(line) for line in ring._lines) <= MAX_BYTES
