@@ -19,7 +19,7 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
 def test_the_demo_manifest_says_what_it_says() -> None:
     manifest = load_manifest(DEMO)
     spec = manifest.cache.spec
-    assert spec.dram.capacity.max == 2**30
+    assert spec.dram.capacity.max == 2**29
     assert spec.scaling.max_step == 0.25
     assert spec.scaling.down.stabilization == 180
     assert str(manifest.classes["dram-scaled"].spec.price.capacity[0].per_gi_b_hour) == "4.10"
@@ -28,7 +28,7 @@ def test_the_demo_manifest_says_what_it_says() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("min: 64Mi", "min: 2Gi", r"capacity\.min 2Gi must be at most capacity\.max 1Gi"),
+        ("min: 64Mi", "min: 2Gi", r"capacity\.min 2Gi must be at most capacity\.max 512Mi"),
         ("min: 64Mi", "min: 512Mi", r"capacity\.initial 256Mi must lie between capacity\.min 512Mi"),
         ("min: 64Mi", "min: -1", "is not a quantity of bytes"),
         ("min: 64Mi", "min: 0", r"capacity\.min of a DRAM tier must be above 0"),
