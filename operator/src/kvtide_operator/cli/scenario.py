@@ -1,0 +1,115 @@
+"""What a manifest declares, as the simulator takes it."""
+
+from math import inf
+from typing import Any
+
+from kvtide_operator.api import tierclass
+from kvtide_operator.api.manifest import Manifest
+from kvtide_operator.api.tierclass import TierClass
+from kvtide_operator.api.tieredcache import CatalogueProfile
+from kvtide_operator.simulate.engine_profile import EngineProfile, ProfileError, parse_profile
+from kvtide_operator.simulate.media import Bandwidth, MediumSpeed
+from kvtide_operator.simulate.model import geometry
+from kvtide_operator.simulate.prices import GIB, Ladder, Price, Rung, VolumeSizes
+from kvtide_operator.simulate.profiles import find_profile
+from kvtide_operator.simulate.scenario import Scenario, SsdClass
+from kvtide_operator.workload.trace import Trace
+
+MB = 1_000_000
+
+
+def scenario_from(manifest: Manifest, trace: Trace, seed: int = 0) -> Scenario:
+    """The scenario that a manifest declares for a trace.
+
+    Raises:
+        GeometryError, ProfileError, PriceError, MediumError, SimulationError: what the manifest says cannot
+            be simulated; the message says why.
+    """
+    return Scenario(trace=trace, seed=seed, **declared(manifest))
+
+
+def declared(manifest: Manifest) -> dict[str, Any]:
+    """The fields of a `Scenario` that a manifest declares: all but the trace, by name.
+
+    vLLM and SGLang differ in which blocks they cache and in when they read from an SSD.
+
+    Raises:
+        GeometryError, ProfileError, PriceError, MediumError: as `scenario_from`.
+    """
+    spec = manifest.cache.spec
+    model = geometry(
+        spec.model.name,
+        spec.model.dtype,
+        layers=spec.model.layers,
+        kv_heads=spec.model.kv_heads,
+        head_dim=spec.model.head_dim,
+        kv_bytes_per_token=spec.model.kv_bytes_per_token,
+    )
+    vllm = spec.engine.kind == "VLLM"
+    return {
+        "profile": engine_profile(manifest),
+        "kv_bytes_per_token": model.kv_bytes_per_token,
+        "dram_price": price_of(manifest.classes[spec.dram.classes[0]]),
+        "gpu_hour": float(spec.engine.gpu_hour),
+        "ssd_classes": {
+            name: _ssd_class(manifest.classes[name]) for name in (spec.ssd.classes if spec.ssd else ())
+        },
+        "gpu_cache_bytes": spec.engine.gpu_cache,
+        "semantics": "vllm" if vllm else "mooncake",
+        "reload": "async" if vllm else "queueing",
+        "ssd_max_bytes": spec.ssd.capacity.max if spec.ssd else None,
+    }
+
+
+def engine_profile(manifest: Manifest) -> EngineProfile:
+    """The step times the manifest names: of the catalogue, or of a file beside it.
+
+    Raises:
+        ProfileError: none ship for that model and system, or the file is no profile.
+    """
+    spec = manifest.cache.spec
+    profile = spec.engine.profile
+    if isinstance(profile, CatalogueProfile):
+        return find_profile(spec.model.name, profile.system, spec.engine.kind, profile.gpus)
+    path = manifest.path.parent / profile.file
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ProfileError(f"engine profile {path}: {error.strerror or error}") from None
+    return parse_profile(data, str(path))
+
+
+def price_of(tier_class: TierClass) -> Price:
+    """The price of a class as the simulator takes it."""
+    price = tier_class.spec.price
+    throughput = [Rung(step.above / MB, step.per_m_bps_hour) for step in price.throughput]
+    iops = [Rung(step.above, step.per_iops_hour) for step in price.iops]
+    return Price(
+        currency=price.currency,
+        capacity=Ladder.up_to(
+            "price.capacity",
+            [(step.up_to and step.up_to / GIB, step.per_gi_b_hour) for step in price.capacity],
+        ),
+        throughput=Ladder("price.throughput", tuple(throughput)) if throughput else None,
+        iops=Ladder("price.iops", tuple(iops)) if iops else None,
+    )
+
+
+def _ssd_class(tier_class: TierClass) -> SsdClass:
+    spec = tier_class.spec
+    assert spec.speed is not None, "a class of medium SSD has a speed: the API checks it"
+    speed = MediumSpeed(
+        read=_bandwidth(spec.speed.read),
+        write=_bandwidth(spec.speed.write),
+        shared_channel=spec.speed.shared_channel,
+        latency_s=spec.speed.latency,
+        endurance_bytes_per_day=spec.endurance.writes_per_day if spec.endurance else None,
+    )
+    return SsdClass(
+        price_of(tier_class), speed, VolumeSizes(spec.volume.min, spec.volume.max, spec.volume.step)
+    )
+
+
+def _bandwidth(declared: tierclass.Bandwidth) -> Bandwidth:
+    ceiling = inf if declared.ceiling is None else declared.ceiling
+    return Bandwidth(declared.base, declared.per_gi_b, declared.floor, ceiling)

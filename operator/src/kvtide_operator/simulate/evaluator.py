@@ -1,0 +1,190 @@
+"""Evaluates configurations: two stages for a search, one coupled run for the point that is chosen."""
+
+from collections import OrderedDict
+from dataclasses import replace
+
+import numpy as np
+
+from kvtide_operator.simulate.batch import idle_batch
+from kvtide_operator.simulate.cache_pass import CachePass, cache_pass
+from kvtide_operator.simulate.channel import idle_channel
+from kvtide_operator.simulate.configuration import Configuration
+from kvtide_operator.simulate.errors import SimulationError
+from kvtide_operator.simulate.pool import Pool, empty_pool
+from kvtide_operator.simulate.requests import Requests, requests_of
+from kvtide_operator.simulate.result import Result
+from kvtide_operator.simulate.scenario import Scenario
+from kvtide_operator.simulate.serve import Transfers, World, serve
+from kvtide_operator.simulate.sizing import Provision, provision, retention
+from kvtide_operator.simulate.ssd import NEEDED_WORTH, empty_ssd
+from kvtide_operator.simulate.summary import check_books, summary
+from kvtide_operator.workload.spread import spread
+
+PASSES_KEPT = 2
+"""Cache passes an evaluator remembers; a search evaluates all points of a DRAM size one after the other."""
+
+
+class Evaluator:
+    """A pure function from configurations to results; the same in any process."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        requests = requests_of(spread(scenario.trace, scenario.seed), scenario.semantics)
+        row = requests.row
+        served = row.input_tokens + row.output_tokens <= scenario.profile.kv_capacity_tokens
+        if not served[scenario.first_request :].any():
+            raise SimulationError(
+                f"no request fits the {scenario.profile.kv_capacity_tokens} tokens of KV of an engine: "
+                "take a profile with more GPUs"
+            )
+        self._requests = requests._replace(row=row[served])
+        self._refused = int(np.count_nonzero(~served[scenario.first_request :]))
+        self._first = int(np.count_nonzero(served[: scenario.first_request]))
+        group = scenario.block_group
+        self._group = np.zeros(scenario.trace.unique_blocks, dtype=np.int8) if group is None else group
+        self._passes: OrderedDict[tuple[int, int], CachePass] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type["Evaluator"], tuple[Scenario]]:
+        """What another process needs: passes are made anew there."""
+        return Evaluator, (self.scenario,)
+
+    def cache(self, dram_bytes: int, instances: int = 1) -> CachePass:
+        """The cache pass of a DRAM size and a number of engines.
+
+        Raises:
+            SimulationError: DRAM is too small for a block.
+        """
+        key = (self._dram_blocks(dram_bytes), instances)
+        if key not in self._passes:
+            if len(self._passes) == PASSES_KEPT:
+                self._passes.popitem(last=False)
+            self._passes[key] = cache_pass(self._requests.afresh(), self._empty_pool(*key))
+        self._passes.move_to_end(key)
+        return self._passes[key]
+
+    def evaluate(self, configuration: Configuration) -> Result:
+        """Two stages: DRAM and GPU caches in order of arrival, everything else in time.
+
+        Raises:
+            SimulationError: the configuration does not fit the scenario.
+        """
+        return self._evaluate(configuration)[0]
+
+    def coupled(self, configuration: Configuration) -> Result:
+        """Everything in time, on the SSD that `evaluate` provisions: the reference.
+
+        Raises:
+            SimulationError: the configuration does not fit the scenario.
+        """
+        _, ssd = self._evaluate(configuration)
+        requests = self._requests.afresh()
+        pool = self._empty_pool(self._dram_blocks(configuration.dram_bytes), configuration.instances)
+        return self._run(configuration, ssd, requests, pool, coupled=True)
+
+    def _evaluate(self, configuration: Configuration) -> tuple[Result, Provision | None]:
+        passed = self.cache(configuration.dram_bytes, configuration.instances)
+        requests = passed.requests.afresh()
+        if not configuration.has_ssd:
+            return self._run(configuration, None, requests, passed.pool, coupled=False), None
+        scenario = self.scenario
+        kept = retention(
+            passed, self._group, self._group_ttl_s(configuration), NEEDED_WORTH[scenario.write_admission]
+        )
+        assert configuration.tier_class is not None
+        enough = provision(scenario, configuration.tier_class, configuration.volumes, kept)
+        result = self._run(configuration, enough, requests, passed.pool, coupled=False)
+        # What the write queue dropped needs no room.
+        held = replace(kept, peak_blocks=round(result.ssd_peak_bytes / scenario.ssd_block_bytes))
+        needed = provision(scenario, configuration.tier_class, configuration.volumes, held)
+        cost = needed.cost_per_hour - enough.cost_per_hour
+        return (
+            replace(
+                result,
+                ssd_bytes=needed.paid_bytes,
+                storage_cost_per_hour=result.storage_cost_per_hour + cost,
+                cost_per_hour=result.cost_per_hour + cost,
+            ),
+            needed,
+        )
+
+    def _dram_blocks(self, dram_bytes: int) -> int:
+        block_bytes = self.scenario.dram_block_bytes
+        if 0 < dram_bytes < block_bytes:
+            raise SimulationError(
+                f"a block of {block_bytes:.0f} bytes does not fit DRAM of {dram_bytes} bytes: "
+                "give room for a block at least, or 0 for no DRAM"
+            )
+        return int(dram_bytes / block_bytes)
+
+    def _empty_pool(self, dram_blocks: int, instances: int) -> Pool:
+        scenario = self.scenario
+        return empty_pool(
+            self._requests,
+            instances,
+            scenario.device_blocks,
+            dram_blocks,
+            scenario.offload,
+            scenario.routing,
+        )
+
+    def _group_ttl_s(self, configuration: Configuration) -> tuple[float, ...]:
+        ttl_s, groups = configuration.group_ttl_s, self.scenario.groups
+        if len(ttl_s) == 1:
+            return ttl_s * groups
+        if len(ttl_s) != groups:
+            raise SimulationError(f"{len(ttl_s)} TTLs for {groups} groups of blocks: give one for each")
+        return ttl_s
+
+    def _run(
+        self,
+        configuration: Configuration,
+        ssd: Provision | None,
+        requests: Requests,
+        pool: Pool,
+        *,
+        coupled: bool,
+    ) -> Result:
+        """Play ``requests``, which are changed, on a pool that is empty (coupled) or already played."""
+        scenario = self.scenario
+        world = World(
+            requests=requests,
+            batch=idle_batch(
+                requests,
+                scenario.profile,
+                configuration.instances,
+                scenario.chunk_tokens,
+                scenario.max_sequences,
+            ),
+            pool=pool,
+            ssd=empty_ssd(
+                self._group if ssd else self._group[:0],
+                self._group_ttl_s(configuration) if ssd else (0.0,),
+                scenario.write_admission,
+                ssd.cap_blocks if ssd else 1,
+            ),
+            channel=idle_channel(
+                len(requests.row) if ssd else 0, shared=ssd is None or ssd.tier.speed.shared_channel
+            ),
+            transfers=self._transfers(ssd),
+            coupled=coupled,
+            has_ssd=ssd is not None,
+            while_queued=scenario.reload == "queueing",
+        )
+        serve(world)
+        check_books(world)
+        return summary(scenario, configuration, ssd, world, self._first, self._refused)
+
+    def _transfers(self, ssd: Provision | None) -> Transfers:
+        scenario, block_bytes = self.scenario, self.scenario.ssd_block_bytes
+        load_s = scenario.dram_block_bytes / scenario.dram_load_bytes_s
+        if ssd is None:
+            return Transfers(load_s, 0.0, 0.0, 0.0, 0.0)
+        speed, size, volumes = ssd.tier.speed, ssd.paid_bytes, ssd.volumes
+        write_bytes_s = speed.write_bytes_s(size, volumes)
+        return Transfers(
+            load_s=load_s,
+            read_s=block_bytes / speed.read_bytes_s(size, volumes),
+            write_s=block_bytes / write_bytes_s,
+            latency_s=speed.latency_s,
+            write_queue_s=scenario.write_queue_bytes / write_bytes_s,
+        )

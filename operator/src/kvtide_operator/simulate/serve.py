@@ -1,0 +1,221 @@
+"""Requests, engines and tiers in time: what each request finds, when it starts and when it is done.
+
+Two sources of truth for what DRAM and the GPU caches hold. In the coupled mode they are looked up when a
+request is admitted and filled when its prefill finishes; else `cache_pass` has said so in order of arrival,
+and what a request displaces goes to the SSD when the request is admitted. What lies below DRAM is played in
+time in both. Ties: arrivals before steps, engines by number, sequences by step, then by request.
+
+All that runs in time is inlined into `serve`: numba counts a reference for every array that a call passes on,
+which took half of the time.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from kvtide_operator.simulate.batch import Batch, admitted, begin, finished, load, prefilled
+from kvtide_operator.simulate.channel import (
+    Channel,
+    queued_writes_s,
+    read_wait_s,
+    start_read,
+    start_write,
+    stop_read,
+)
+from kvtide_operator.simulate.pool import Pool, insert, look_up, route
+from kvtide_operator.simulate.requests import NOBODY, Requests, Rows, answer_of, prompt_of
+from kvtide_operator.simulate.ssd import Ssd, demote, holds
+from kvtide_operator.simulate.step_times import prefill_chunk_s
+from kvtide_operator.simulate.steps import arrive, elapse, launch
+
+Reload = Literal["queueing", "async"]
+_ROUNDING = 1e-9
+
+
+class Transfers(NamedTuple):
+    """How fast blocks move.
+
+    Attributes:
+        load_s: seconds to load a block from DRAM to the GPU.
+        read_s: seconds to read a block from SSD.
+        write_s: seconds to write a block to SSD.
+        latency_s: seconds before the first block of a read.
+        write_queue_s: seconds of writes that may be queued.
+    """
+
+    load_s: float
+    read_s: float
+    write_s: float
+    latency_s: float
+    write_queue_s: float
+
+
+class World(NamedTuple):
+    """Everything that changes with time, and the rules it changes by.
+
+    Attributes:
+        coupled: whether DRAM and the GPU caches are played in time.
+        has_ssd: whether there is an SSD.
+        while_queued: SSD reads happen only while a request waits (SGLang); else asynchronously (vLLM).
+    """
+
+    requests: Requests
+    batch: Batch
+    pool: Pool
+    ssd: Ssd
+    channel: Channel
+    transfers: Transfers
+    coupled: bool
+    has_ssd: bool
+    while_queued: bool
+
+
+@njit(cache=True)
+def serve(world: World) -> None:
+    """Serve all requests."""
+    row, batch, coupled = world.requests.row, world.batch, world.coupled
+    engine = batch.engine
+    # A bare 0 is a type of its own to numba, and would compile everything twice.
+    arrived: Any = np.int64(0)
+    while True:
+        k = _next_engine(engine.clock_s)
+        if arrived < len(row) and row[arrived].arrival_s <= engine[k].clock_s:
+            _arrive(world, arrived)
+            arrived += 1
+            continue
+        if engine[k].clock_s == np.inf:
+            return
+        elapse(batch, k)
+        request = prefilled(batch, k)
+        while request != NOBODY:
+            if coupled:
+                _insert(world, k, prompt_of(world.requests, request))
+            request = prefilled(batch, k)
+        request = finished(batch, k)
+        while request != NOBODY:
+            if coupled and row[request].output_blocks > 0:
+                _insert(world, k, answer_of(world.requests, request))
+            request = finished(batch, k)
+        request = admitted(batch, k)
+        while request != NOBODY:
+            _admit(world, k, request)
+            request = admitted(batch, k)
+        launch(batch, k)
+
+
+@njit(cache=True, forceinline=True)
+def _next_engine(clock_s: NDArray[np.float64]) -> int:
+    """The engine whose steps end first."""
+    best = 0
+    for k in range(1, len(clock_s)):
+        if clock_s[k] < clock_s[best]:
+            best = k
+    return best
+
+
+@njit(cache=True, forceinline=True)
+def _arrive(world: World, request: int) -> None:
+    requests, transfers = world.requests, world.transfers
+    row = requests.row[request]
+    if world.coupled:
+        route(world.pool, requests, request)
+    if world.has_ssd and world.while_queued:
+        if world.coupled:
+            look_up(world.pool, requests, request)
+        _, _, on_ssd = _prefix(requests, world.pool, world.ssd, request, row.arrival_s, row.hittable)
+        if on_ssd > 0:
+            seconds = transfers.latency_s + on_ssd * transfers.read_s
+            start_read(world.channel, requests, request, seconds, row.arrival_s)
+    arrive(world.batch, row.engine, request)
+
+
+@njit(cache=True, forceinline=True)
+def _prefix(
+    requests: Requests, pool: Pool, ssd: Ssd, request: int, now_s: float, most_from_ssd: int
+) -> tuple[int, int, int]:
+    """The prefix of a request that can be had: blocks before the first from SSD, from DRAM, and from SSD."""
+    row, blocks, in_dram = requests.row[request], requests.blocks, pool.in_dram
+    at, end = row.start + row.device_hits, row.start + row.hittable
+    leading = from_dram = from_ssd = 0
+    while at < end:
+        if in_dram[at]:
+            from_dram += 1
+        elif from_ssd < most_from_ssd and holds(ssd, blocks[at], now_s):
+            if from_ssd == 0:
+                leading = at - row.start
+            from_ssd += 1
+        else:
+            break
+        at += 1
+    return (leading if from_ssd > 0 else at - row.start), from_dram, from_ssd
+
+
+@njit(cache=True, forceinline=True)
+def _admit(world: World, k: int, request: int) -> None:
+    """Find the prefix of a request that is admitted, and let it begin, or read from SSD first."""
+    requests, pool, transfers = world.requests, world.pool, world.transfers
+    row, now_s = requests.row[request], world.batch.engine[k].clock_s
+    if world.coupled:
+        look_up(pool, requests, request)
+    most_from_ssd = row.hittable if world.has_ssd else 0
+    if world.has_ssd and world.while_queued:
+        done_s = stop_read(world.channel, requests, request, now_s) - transfers.latency_s
+        most_from_ssd = max(int(done_s / transfers.read_s + _ROUNDING), 0)
+    leading, from_dram, from_ssd = _prefix(requests, pool, world.ssd, request, now_s, most_from_ssd)
+    reads = from_ssd > 0 and not world.while_queued
+    if reads:
+        after = row.device_hits + from_dram + from_ssd
+        reads = _read(world, request, now_s, leading, after - leading, from_ssd)
+        if not reads:
+            from_dram, from_ssd = leading - row.device_hits, 0
+    row.dram_hits = from_dram
+    row.ssd_hits = from_ssd
+    # Of a prompt that is all cached, the last token is computed.
+    hit_tokens = (row.device_hits + from_dram + from_ssd) * requests.block_tokens
+    row.cached_tokens = max(min(hit_tokens, row.input_tokens - 1), 0)
+    # What was read while the request waited lies in DRAM; what was read asynchronously is on the GPU.
+    row.load_s = (from_dram + (0 if reads else from_ssd)) * transfers.load_s
+    if not world.coupled:
+        _demote(world, pool.demoted[row.demoted_start : row.demoted_end], now_s)
+    if reads:
+        load(world.batch, k, request)
+    else:
+        begin(world.batch, k, request)
+
+
+@njit(cache=True, forceinline=True)
+def _read(world: World, request: int, now_s: float, leading: int, gained: int, from_ssd: int) -> bool:
+    """Read from SSD what comes after ``leading`` blocks, if that takes less time than computing it."""
+    requests, transfers, block_tokens = world.requests, world.transfers, world.requests.block_tokens
+    seconds = transfers.latency_s + from_ssd * transfers.read_s
+    ready_in_s = read_wait_s(world.channel, requests, now_s) + seconds
+    compute_s = prefill_chunk_s(world.batch.tables, gained * block_tokens, leading * block_tokens)
+    if ready_in_s >= compute_s:
+        return False
+    start_read(world.channel, requests, request, seconds, now_s)
+    requests.row[request].ready_s = now_s + ready_in_s
+    return True
+
+
+@njit(cache=True, forceinline=True)
+def _insert(world: World, k: int, blocks: NDArray[np.int32]) -> None:
+    """Fill the GPU cache and DRAM in time; what they displace goes to the SSD."""
+    dram = world.pool.tier[-1]
+    insert(world.pool, k, blocks)
+    _demote(world, world.pool.demoted[: dram.demotions], world.batch.engine[k].clock_s)
+    dram.demotions = 0
+
+
+@njit(cache=True, forceinline=True)
+def _demote(world: World, demoted: Rows, now_s: float) -> None:
+    """Write to the SSD what left DRAM, as far as the write queue has room."""
+    if not world.has_ssd or len(demoted) == 0:
+        return
+    transfers = world.transfers
+    room_s = transfers.write_queue_s - queued_writes_s(world.channel, world.requests, now_s)
+    room = max(int(room_s / transfers.write_s + _ROUNDING), 0)
+    written = demote(world.ssd, demoted, now_s, room)
+    if written > 0:
+        start_write(world.channel, written * transfers.write_s)
