@@ -1,0 +1,172 @@
+"""The searches beside each other, and group TTLs on the half of a trace they were not fitted to.
+
+    python benches/search.py TRACE -f examples/kareto.yaml [--class NAME] [--instances N] [--json] [--groups]
+
+Every search of one SSD class against the hypervolume of the 527-point grid, compiled code loaded; then our
+thresholds swept. ``--groups``: group TTLs fitted on the first half of the trace and tested on the second
+against the best single TTL that takes the same block-seconds there.
+"""
+
+import argparse
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from kvtide_operator.api.manifest import load_manifest
+from kvtide_operator.cli.planning import space_of
+from kvtide_operator.cli.scenario import scenario_from
+from kvtide_operator.plan.bounds import bounds_of
+from kvtide_operator.plan.grid import Grid
+from kvtide_operator.plan.group_ttl import curves_of, tune
+from kvtide_operator.plan.groups import FEATURE_GROUPS, feature_groups, subtree_groups
+from kvtide_operator.plan.kareto import Kareto
+from kvtide_operator.plan.kareto_paper import KaretoPaper
+from kvtide_operator.plan.miss_stream import miss_stream, prefix_hits
+from kvtide_operator.plan.nsga2 import Nsga2
+from kvtide_operator.plan.search import run_search
+from kvtide_operator.plan.workers import processes
+from kvtide_operator.simulate.evaluator import Evaluator
+from kvtide_operator.workload.readers import read_trace
+
+GIB = 1 << 30
+SUBTREES = (1, 2, 4, 8, 16, 32, 64)
+UNIFORM_TTL_S = (60.0, 120.0, 300.0, 600.0)
+SEARCHES = {
+    "grid": Grid(),
+    "kareto": Kareto(),
+    "kareto-paper": KaretoPaper(),
+    "nsga2, 80 evaluations": Nsga2(max_evaluations=80),
+    "nsga2": Nsga2(),
+    **{f"kareto, tau_refine {tau}": Kareto(tau_refine=tau) for tau in (0.0002, 0.001, 0.005)},
+    **{f"kareto, tau_expand {tau}": Kareto(tau_expand=tau) for tau in (0.005, 0.05)},
+    **{f"kareto, start_points {n}": Kareto(start_points=n) for n in (3, 5)},
+    **{
+        f"kareto-paper, all tau x {x}": KaretoPaper(tau_expand=0.05 * x, tau_perf=0.05 * x, tau_cost=0.02 * x)
+        for x in (0.25, 0.5, 2)
+    },
+}
+
+
+def searches(evaluator: Evaluator, space, jobs: int) -> list[dict]:
+    bounds = bounds_of(evaluator.scenario, space)
+    evaluator.coupled(space.canonical(space.dram_max_bytes, space.ttl_max_s, space.media[0]))
+    rows: list[dict] = []
+    with processes(evaluator.evaluate, jobs) as workers:
+        run_search(
+            Kareto(max_evaluations=2 * jobs), space, bounds, workers
+        )  # every worker loads compiled code
+        for name, search in SEARCHES.items():
+            began = time.perf_counter()
+            found = run_search(search, space, bounds, workers)
+            rows.append(
+                {
+                    "search": name,
+                    "evaluations": len(found.candidates),
+                    "stable": sum(c.outcome.stable for c in found.candidates),
+                    "frontier": len(found.frontier),
+                    "hypervolume": found.hypervolume.value,
+                    "of_grid": found.hypervolume.value
+                    / (rows[0]["hypervolume"] if rows else found.hypervolume.value or 1)
+                    if found.hypervolume.value
+                    else 0.0,
+                    "seconds": time.perf_counter() - began,
+                }
+            )
+    return rows
+
+
+def group_ttls(evaluator: Evaluator, dram_bytes: int, ttl_max_s: float) -> list[dict]:
+    """Fit on the first half, test on the second, with prefix continuity and room for what the TTLs keep."""
+    trace = evaluator.scenario.trace
+    half = trace.requests // 2
+    first = trace.between(0, half)
+    known = miss_stream(Evaluator(replace(evaluator.scenario, trace=first)).cache(dram_bytes))
+    whole = miss_stream(evaluator.cache(dram_bytes))
+    kinds = [
+        (
+            f"{k} subtrees",
+            k + 1,
+            subtree_groups(first, k)[known.block],
+            subtree_groups(trace, k, half)[whole.block],
+        )
+        for k in SUBTREES
+    ]
+    kinds.append(("features", FEATURE_GROUPS, feature_groups(first, known), feature_groups(trace, whole)))
+    rows = []
+    for name, groups, fitted_group, tested_group in kinds:
+        curves = curves_of(known, fitted_group, groups)
+        for uniform_s in UNIFORM_TTL_S:
+            budget = float(sum(curve.block_seconds(uniform_s) for curve in curves))
+            began = time.perf_counter()
+            tuning = tune(curves, budget, ttl_max_s, seed=0)
+            seconds = time.perf_counter() - began
+            row = {
+                "groups": name,
+                "budget_as_ttl_s": uniform_s,
+                "seconds": seconds,
+                "bound": tuning.bound_hits,
+            }
+            for which in ("uniform", "roi", "greedy", "best"):
+                found = getattr(tuning, which)
+                row_ttl = np.array(found.ttl_s)[tested_group]
+                tested = prefix_hits(whole, row_ttl, half)
+                same = prefix_hits(whole, np.full(len(row_ttl), same_cost_ttl_s(whole, row_ttl, half)), half)
+                row[which] = found.independent_hits
+                row[f"{which}_tested_gain"] = tested / same - 1 if same else 0.0
+            rows.append(row)
+    return rows
+
+
+def same_cost_ttl_s(stream, row_ttl_s: np.ndarray, from_request: int) -> float:
+    """The single TTL that takes as many block-seconds in the tested half as ``row_ttl_s``."""
+    tested = stream.request >= from_request
+    hold = stream.hold_s[tested]
+    cost = np.minimum(row_ttl_s[tested], hold).sum()
+    low, high = 0.0, float(row_ttl_s.max(initial=0.0))
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.minimum(middle, hold).sum() <= cost else (low, middle)
+    return high
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("trace", type=Path)
+    parser.add_argument("-f", dest="manifest", type=Path, required=True)
+    parser.add_argument("--class", dest="tier_class")
+    parser.add_argument("--instances", type=int)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--groups", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    manifest = load_manifest(arguments.manifest)
+    evaluator = Evaluator(scenario_from(manifest, read_trace(arguments.trace)))
+    space = space_of(manifest)
+    space = replace(
+        space,
+        tier_classes=(arguments.tier_class or space.tier_classes[0],),
+        instances=arguments.instances or space.instances,
+    )
+    if arguments.groups:
+        rows = group_ttls(evaluator, manifest.cache.spec.dram.capacity.min, space.ttl_max_s)
+    else:
+        rows = searches(evaluator, space, arguments.jobs)
+    if arguments.json:
+        print(json.dumps(rows))
+        return
+    widths = [max(len(name), *(len(shown(row[name])) for row in rows)) for name in rows[0]]
+    print("  ".join(name.ljust(width) for name, width in zip(rows[0], widths, strict=True)))
+    for row in rows:
+        print("  ".join(shown(value).ljust(width) for value, width in zip(row.values(), widths, strict=True)))
+
+
+def shown(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The plan of a running cache: the search over the last window, and what moving would gain."""
+
+from dataclasses import dataclass
+
+from kvtide_operator.plan.bounds import bounds_of
+from kvtide_operator.plan.kareto import Kareto
+from kvtide_operator.plan.outcome import Candidate
+from kvtide_operator.plan.selector import Constraints, Prefer, select
+from kvtide_operator.plan.space import SearchSpace
+from kvtide_operator.plan.trace_plan import PlanOptions, plan_trace
+from kvtide_operator.plan.workers import inline
+from kvtide_operator.simulate.configuration import Configuration
+from kvtide_operator.simulate.evaluator import Evaluator
+from kvtide_operator.simulate.scenario import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where a cache could be, where it should be, and where it is, all on the same window.
+
+    Attributes:
+        frontier: non-dominated points, cheapest first.
+        chosen: the point to move to.
+        feasible: whether it keeps every constraint.
+        current: the configuration the cache has now.
+        gain: by how much the chosen point is better than the current one in what the objective prefers, as
+            a share; 1 where the current one breaks a constraint that the chosen one keeps.
+        evaluations: configurations simulated.
+        why: one sentence.
+    """
+
+    frontier: tuple[Candidate, ...]
+    chosen: Candidate
+    feasible: bool
+    current: Candidate
+    gain: float
+    evaluations: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What the user wants of the cache: bounds, constraints, objective."""
+
+    space: SearchSpace
+    constraints: Constraints
+    prefer: Prefer
+
+
+def plan_window(scenario: Scenario, goal: Goal, current: Configuration) -> Plan:
+    """Search, choose, and compare with what there is. Pure: it may run in another process.
+
+    Raises:
+        SimulationError: the window cannot be simulated.
+    """
+    evaluator = Evaluator(scenario)
+    options = PlanOptions(search=Kareto(), constraints=goal.constraints, prefer=goal.prefer, baseline=current)
+    bounds = bounds_of(scenario, goal.space)
+    found = plan_trace(evaluator, goal.space, bounds, options, inline(evaluator.evaluate))
+    chosen, here = found.selection.chosen, found.baseline
+    kept = select((here,), goal.constraints, goal.prefer).feasible
+    # Out of reach of the constraints, what counts is how much is served.
+    prefer = goal.prefer if found.selection.feasible else "Throughput"
+    return Plan(
+        frontier=found.frontier,
+        chosen=chosen,
+        feasible=found.selection.feasible,
+        current=here,
+        gain=1.0 if found.selection.feasible and not kept else gain(here, chosen, prefer),
+        evaluations=found.evaluations,
+        why=_why(found.selection.why, here, chosen),
+    )
+
+
+def gain(here: Candidate, there: Candidate, prefer: Prefer) -> float:
+    """By how much ``there`` is better in what is preferred, as a share; below 0 where it is worse.
+
+    ``Balanced`` counts the largest change: the knee trades one objective for another, so that a sum of
+    shares would call most moves a loss.
+    """
+    cost = _saved(here.outcome.storage_cost_per_hour, there.outcome.storage_cost_per_hour)
+    latency = _saved(here.outcome.ttft_mean_s, there.outcome.ttft_mean_s)
+    throughput = -_saved(here.outcome.throughput_tok_s, there.outcome.throughput_tok_s)
+    if prefer == "Balanced":
+        return max(cost, latency, throughput)
+    return {"Cost": cost, "Latency": latency, "Throughput": throughput}[prefer]
+
+
+def _saved(before: float, after: float) -> float:
+    return (before - after) / before if before > 0 else 0.0
+
+
+def _why(reason: str, here: Candidate, chosen: Candidate) -> str:
+    return f"{_point(chosen)} is {reason}; now {_point(here)}"
+
+
+def _point(candidate: Candidate) -> str:
+    configuration, outcome = candidate.configuration, candidate.outcome
+    latency = f"TTFT p99 {outcome.ttft_p99_s:.2f} s" if outcome.stable else "a growing queue"
+    return (
+        f"{configuration.dram_bytes / (1 << 20):,.0f}Mi ({outcome.prefix_hit_ratio:.1%} hits, {latency}, "
+        f"{outcome.storage_cost_per_hour:.2f} an hour)"
+    )

@@ -1,0 +1,153 @@
+"""From what was found to one point: the constraints, the objective, and what was given up for them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from .outcome import Candidate, Outcome, objectives_of
+from .pareto import frontier
+
+Prefer = Literal["Cost", "Latency", "Throughput", "Balanced"]
+
+FLAT = 0.05
+"""An objective that varies by less than this share over the feasible points has no say in the knee."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraints:
+    """What the chosen point must keep; None asks for nothing. A stable queue is always asked for."""
+
+    ttft_mean_s: float | None = None
+    ttft_p50_s: float | None = None
+    ttft_p99_s: float | None = None
+    throughput_tok_s: float | None = None
+    storage_cost_per_hour: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The chosen point and why.
+
+    Attributes:
+        chosen: the feasible point that fits the objective; the nearest one where none is feasible.
+        feasible: whether the chosen point keeps all constraints.
+        excluded: how many points each constraint rules out, by its name; a point may break several.
+        why: one sentence.
+    """
+
+    chosen: Candidate
+    feasible: bool
+    excluded: dict[str, int]
+    why: str
+
+
+def select(candidates: Sequence[Candidate], constraints: Constraints, prefer: Prefer) -> Selection:
+    """The point to take of all that were evaluated.
+
+    All of them, not the frontier alone: a constraint on a percentile may rule out every point of a frontier
+    of means. Of the points that keep the constraints only the non-dominated can be chosen.
+    """
+    assert candidates
+    rules = _rules(constraints)
+    excluded = {name: sum(excess(c.outcome) > 0 for c in candidates) for name, excess in rules.items()}
+    feasible = [c for c in candidates if all(excess(c.outcome) <= 0 for excess in rules.values())]
+    if not feasible:
+        nearest = min(candidates, key=lambda c: _distance(c, rules))
+        broken = [name for name, excess in rules.items() if excess(nearest.outcome) > 0]
+        return Selection(
+            nearest,
+            False,
+            excluded,
+            f"infeasible: no point of {len(candidates)} keeps all constraints; the nearest breaks "
+            f"{', '.join(broken)}",
+        )
+    front = frontier(feasible)
+    chosen = _preferred(front, prefer)
+    ruled_out = ", ".join(f"{name} {count}" for name, count in excluded.items() if count)
+    return Selection(
+        chosen,
+        True,
+        excluded,
+        f"{_REASONS[prefer]} of {len(feasible)} feasible points"
+        + (f"; ruled out by {ruled_out}" if ruled_out else ""),
+    )
+
+
+_REASONS = {
+    "Cost": "the cheapest",
+    "Latency": "the lowest mean TTFT",
+    "Throughput": "the highest throughput",
+    "Balanced": "the knee",
+}
+
+
+def _rules(constraints: Constraints) -> dict[str, Callable[[Outcome], float]]:
+    """By name, how far an outcome exceeds a limit, relative to the limit; 0 or less keeps it."""
+
+    def at_most(limit: float, value: Callable[[Outcome], float]) -> Callable[[Outcome], float]:
+        return lambda outcome: (value(outcome) - limit) / max(limit, 1e-12)
+
+    rules: dict[str, Callable[[Outcome], float]] = {"stable": lambda outcome: 0.0 if outcome.stable else 1.0}
+    if constraints.ttft_mean_s is not None:
+        rules["ttft_mean_s"] = at_most(constraints.ttft_mean_s, lambda outcome: outcome.ttft_mean_s)
+    if constraints.ttft_p50_s is not None:
+        rules["ttft_p50_s"] = at_most(constraints.ttft_p50_s, lambda outcome: outcome.ttft_p50_s)
+    if constraints.ttft_p99_s is not None:
+        rules["ttft_p99_s"] = at_most(constraints.ttft_p99_s, lambda outcome: outcome.ttft_p99_s)
+    if constraints.storage_cost_per_hour is not None:
+        rules["storage_cost_per_hour"] = at_most(
+            constraints.storage_cost_per_hour, lambda outcome: outcome.storage_cost_per_hour
+        )
+    if constraints.throughput_tok_s is not None:
+        floor = constraints.throughput_tok_s
+        rules["throughput_tok_s"] = lambda outcome: (floor - outcome.throughput_tok_s) / max(floor, 1e-12)
+    return rules
+
+
+def _distance(candidate: Candidate, rules: dict[str, Callable[[Outcome], float]]) -> tuple[float, float]:
+    """Of stable points the sum of the relative excesses; any of them is nearer than the unstable ones.
+
+    Latencies mean nothing there: the nearest of those is the one that serves most.
+    """
+    outcome = candidate.outcome
+    if not outcome.stable:
+        return 1.0, -outcome.throughput_tok_s
+    return 0.0, sum(max(rule(outcome), 0.0) for rule in rules.values())
+
+
+def _preferred(front: Sequence[Candidate], prefer: Prefer) -> Candidate:
+    if prefer == "Cost":
+        return min(front, key=lambda c: (c.outcome.cost_per_hour, c.outcome.ttft_mean_s))
+    if prefer == "Latency":
+        return min(front, key=lambda c: (c.outcome.ttft_mean_s, c.outcome.cost_per_hour))
+    if prefer == "Throughput":
+        return min(front, key=lambda c: (-c.outcome.throughput_tok_s, c.outcome.cost_per_hour))
+    return _knee(front)
+
+
+def _knee(front: Sequence[Candidate]) -> Candidate:
+    """The point farthest from the plane through the extremes, towards the ideal (Das 1999).
+
+    With each objective scaled to [0, 1] over the front the extremes are the unit points, and that distance is
+    greatest where the sum of the objectives is least. Cost is scaled without what all points share.
+    """
+    values = objectives_of(front)
+    extent = np.ptp(values, axis=0)
+    flat = extent <= FLAT * np.abs(values).max(axis=0)
+    # The GPUs' share of the cost is in all points; beside it storage would look flat.
+    flat[0] = extent[0] == 0
+    scaled = np.where(flat, 0.0, (values - values.min(axis=0)) / np.where(extent > 0, extent, 1.0))
+    return front[int(np.argmin(scaled.sum(axis=1)))]
+
+
+def write_through_warning(dram_bytes: int, instances: int, gpu_cache_bytes: int) -> str | None:
+    """Under ``writeThrough`` DRAM holds a copy of every GPU cache: below their sum it adds no hits."""
+    gpu_bytes = instances * gpu_cache_bytes
+    if dram_bytes == 0 or dram_bytes >= gpu_bytes:
+        return None
+    return (
+        f"DRAM of {dram_bytes / (1 << 30):.1f} GiB is below the {gpu_bytes / (1 << 30):.1f} GiB that "
+        f"{instances} GPU caches hold: under writeThrough it buys nothing; raise it above or offload onEvict"
+    )

@@ -1,0 +1,107 @@
+"""Which point is taken, and what is said about the others."""
+
+from kvtide_operator.plan.outcome import Candidate
+from kvtide_operator.plan.selector import Constraints, select, write_through_warning
+from kvtide_operator.simulate.configuration import Configuration
+
+GIB = 1 << 30
+
+
+def points(outcome, *rows):
+    """Rows of (cost, mean TTFT, throughput, P99 TTFT, stable)."""
+    return [
+        Candidate(
+            Configuration(index * GIB),
+            outcome(
+                cost_per_hour=20 + cost,
+                storage_cost_per_hour=cost,
+                ttft_mean_s=mean,
+                throughput_tok_s=throughput,
+                ttft_p99_s=p99,
+                stable=stable,
+            ),
+        )
+        for index, (cost, mean, throughput, p99, stable) in enumerate(rows)
+    ]
+
+
+def line(outcome):
+    return points(
+        outcome,
+        (0.0, 9.0, 80.0, 30.0, False),
+        (1.0, 4.0, 100.0, 12.0, True),
+        (2.0, 1.5, 100.0, 5.0, True),
+        (6.0, 1.2, 101.0, 3.0, True),
+        (9.0, 1.1, 104.0, 1.9, True),
+    )
+
+
+def chosen(candidates, constraints, prefer):
+    return select(candidates, constraints, prefer).chosen.configuration.dram_bytes // GIB
+
+
+def test_each_objective_takes_its_end_and_the_knee_lies_between(outcome):
+    free = Constraints()
+    assert chosen(line(outcome), free, "Cost") == 1
+    assert chosen(line(outcome), free, "Latency") == 4
+    assert chosen(line(outcome), free, "Throughput") == 4
+    assert chosen(line(outcome), free, "Balanced") == 2
+
+
+def test_a_constraint_moves_the_choice_and_says_how_many_it_ruled_out(outcome):
+    found = select(line(outcome), Constraints(ttft_p99_s=4.0), "Cost")
+    assert found.feasible
+    assert found.chosen.configuration.dram_bytes == 3 * GIB
+    assert found.excluded == {"stable": 1, "ttft_p99_s": 3}
+    assert "ttft_p99_s 3" in found.why
+
+
+def test_a_budget_caps_storage_not_gpus(outcome):
+    assert chosen(line(outcome), Constraints(storage_cost_per_hour=6.0), "Latency") == 3
+
+
+def test_a_throughput_floor(outcome):
+    assert chosen(line(outcome), Constraints(throughput_tok_s=100.5), "Cost") == 3
+
+
+def test_a_percentile_may_choose_a_point_off_the_frontier_of_means(outcome):
+    candidates = points(outcome, (1.0, 1.0, 100.0, 9.0, True), (1.5, 1.1, 100.0, 2.0, True))
+    assert chosen(candidates, Constraints(ttft_p99_s=3.0), "Cost") == 1
+
+
+def test_infeasible_is_an_answer_with_the_nearest_point(outcome):
+    found = select(line(outcome), Constraints(ttft_p99_s=1.0, storage_cost_per_hour=8.0), "Cost")
+    assert not found.feasible
+    # (6, P99 3): 200 % over; (9, P99 1.9): 90 % and 12.5 % over, which is less.
+    assert found.chosen.configuration.dram_bytes == 4 * GIB
+    assert found.why.startswith("infeasible")
+    assert "ttft_p99_s" in found.why
+    assert "storage_cost_per_hour" in found.why
+
+
+def test_an_unstable_point_is_nearest_only_among_unstable_ones(outcome):
+    candidates = points(outcome, (0.0, 1.1, 80.0, 1.1, False), (5.0, 9.0, 80.0, 30.0, True))
+    assert chosen(candidates, Constraints(ttft_p99_s=1.0), "Cost") == 1
+    found = select(candidates[:1], Constraints(), "Cost")
+    assert (found.feasible, found.excluded) == (False, {"stable": 1})
+
+
+def test_noise_in_throughput_does_not_make_a_knee(outcome):
+    candidates = points(
+        outcome,
+        (0.0, 4.0, 100.000, 9.0, True),
+        (1.0, 1.5, 100.001, 9.0, True),
+        (9.0, 1.0, 100.002, 9.0, True),
+    )
+    assert chosen(candidates, Constraints(), "Balanced") == 1
+
+
+def test_a_single_point_is_everything(outcome):
+    for prefer in ("Cost", "Latency", "Throughput", "Balanced"):
+        assert chosen(line(outcome)[2:3], Constraints(), prefer) == 2
+
+
+def test_dram_below_the_gpu_caches_is_warned_of():
+    assert write_through_warning(100 * GIB, 2, 60 * GIB) is not None
+    assert write_through_warning(120 * GIB, 2, 60 * GIB) is None
+    assert write_through_warning(0, 2, 60 * GIB) is None
