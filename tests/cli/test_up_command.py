@@ -27,6 +27,7 @@ def run(*arguments: str | Path, timeout_s: float = 50) -> subprocess.CompletedPr
 def cache_yaml(tmp_path: Path, **scaling: str) -> Path:
     documents = list(yaml.safe_load_all((ROOT / "examples/local.yaml").read_text()))
     documents[0]["spec"]["tiers"][0]["capacity"] = {"initial": "64Mi", "min": "16Mi", "max": "256Mi"}
+    documents[0]["spec"]["objective"] = {"prefer": "Latency"}
     documents[0]["spec"]["scaling"].update(scaling)
     path = tmp_path / "cache.yaml"
     path.write_text(yaml.safe_dump_all(documents))
@@ -57,13 +58,14 @@ def test_every_round_is_one_line_until_it_is_told_to_stop(tmp_path: Path) -> Non
     )
     assert process.stdout is not None
     rounds = [json.loads(process.stdout.readline()) for _ in range(3)]
-    nodes = children_of(process.pid)
+    started = children_of(process.pid)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert [one["round"] for one in rounds] == [1, 2, 3]
-    assert rounds[0]["decision"]["reason"] == "has seen no requests within the window"
-    assert len(nodes) == 2
-    assert not any(Path(f"/proc/{pid}").exists() for pid in nodes)
+    assert rounds[0]["decision"]["reason"] == "has seen no requests within the window that it could plan for"
+    assert sum(b"kvtide_cachenode" in command for command in started.values()) == 2
+    for pid in started:
+        wait_for_end(pid)
     assert "Traceback" not in errors
 
 
@@ -75,11 +77,11 @@ def test_the_demo_leaves_no_process_behind_however_it_ends(tmp_path: Path, how: 
     assert process.stdout is not None
     while not process.stdout.readline().startswith(b"round 2"):
         assert process.poll() is None
-    nodes = children_of(process.pid)
-    assert len(nodes) == 2
+    started = children_of(process.pid)
+    assert sum(b"kvtide_cachenode" in command for command in started.values()) == 2
     process.send_signal(how)
     _, errors = process.communicate(timeout=20)
-    for pid in nodes:
+    for pid in started:
         wait_for_end(pid)
     assert b"Traceback" not in errors
 
@@ -124,10 +126,12 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.rstrip().endswith("set()")
 
 
-def children_of(pid: int) -> list[int]:
-    found = []
+def children_of(pid: int) -> dict[int, bytes]:
+    """The children of a process and their command lines."""
+    found: dict[int, bytes] = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
+        for child in (task / "children").read_text().split():
+            found[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes()
     return found
 
 

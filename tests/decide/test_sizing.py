@@ -1,18 +1,44 @@
+from dataclasses import dataclass
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvtide_operator.api.tieredcache import Capacity, Scaling
 from kvtide_operator.decide.sizing import Decision, Recommendation, decide
-from kvtide_operator.plan.point import Plan, Point
+from kvtide_operator.plan.live import Plan
+from kvtide_operator.plan.outcome import Candidate
+from kvtide_operator.simulate.configuration import Configuration
 
 MI = 1 << 20
 CAPACITY = Capacity(initial=256 * MI, min=64 * MI, max=1024 * MI, step=8 * MI)
 NOW_S = 10_000.0
 
 
-def plan(here_mi: int, chosen_mi: int, *, cost_here: float = 10.0, cost_chosen: float = 5.0) -> Plan:
-    chosen = Point(chosen_mi * MI, 0.5, cost_chosen, 0.0)
-    return Plan((chosen,), chosen, Point(here_mi * MI, 0.4, cost_here, 0.0), "because")
+@dataclass(frozen=True)
+class Seen:
+    """An outcome of which only being stable matters here."""
+
+    prefix_hit_ratio: float = 0.5
+    ttft_mean_s: float = 1.0
+    ttft_p50_s: float = 1.0
+    ttft_p99_s: float = 2.0
+    throughput_tok_s: float = 100.0
+    storage_cost_per_hour: float = 1.0
+    cost_per_hour: float = 2.0
+    stable: bool = True
+
+
+def plan(here_mi: int, chosen_mi: int, *, gain: float = 0.5) -> Plan:
+    here, chosen = (Candidate(Configuration(mi * MI), Seen()) for mi in (here_mi, chosen_mi))
+    return Plan(
+        frontier=(chosen,),
+        chosen=chosen,
+        feasible=True,
+        current=here,
+        gain=gain,
+        evaluations=1,
+        why="because",
+    )
 
 
 def step(
@@ -68,13 +94,13 @@ def test_waits_before_growing_when_told_to() -> None:
 
 
 def test_a_gain_below_the_minimum_is_not_worth_a_move() -> None:
-    made = step(plan(256, 512, cost_here=10.0, cost_chosen=9.8), minimumGain="3%")
+    made = step(plan(256, 512, gain=0.02), minimumGain="3%")
     assert made.action == "hold"
-    assert "would save 2.0%" in made.reason
+    assert "would gain 2.0%" in made.reason
 
 
 def test_a_size_outside_the_bounds_comes_back_whatever_the_gain() -> None:
-    made = step(plan(2048, 1024, cost_here=1.0, cost_chosen=1.0), maxStep="100%")
+    made = step(plan(2048, 1024, gain=0.0), maxStep="100%")
     assert (made.action, made.to_bytes) == ("shrink", 1024 * MI)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,9 +14,11 @@ from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.decide.sizing import Decision, Recommendation, decide, hold
 from kvtide_operator.observe.history import TraceHistory
 from kvtide_operator.observe.nodes import NodeObserver
-from kvtide_operator.plan.dram import Demand, Prices, plan_dram
-from kvtide_operator.plan.point import Plan
+from kvtide_operator.plan.live import Goal, Plan, plan_window
+from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.curve import HitCurve, hit_curve
+from kvtide_operator.simulate.errors import SimulationError
+from kvtide_operator.simulate.scenario import Scenario
 from kvtide_operator.workload.readers.node import read_node_lines
 from kvtide_operator.workload.trace import Trace
 from kvtide_operator.world.nodes import World
@@ -36,13 +39,15 @@ class Workload:
     """What was asked of the cache within the window, and the hit ratio it could have at any size.
 
     Attributes:
+        trace: the window and what came before it.
+        first_request: the first of the window; those before it only warm the caches up.
         seen_prefix_hit_ratio: what engines reported, or None where no engine reports.
     """
 
+    trace: Trace
+    first_request: int
     requests: int
     blocks: int
-    tokens_per_s: float
-    mean_prompt_tokens: float
     curve: HitCurve
     seen_prefix_hit_ratio: float | None
 
@@ -66,17 +71,26 @@ class Loop:
     """The loop over one cache.
 
     Attributes:
+        spec: what the user wants.
+        goal: bounds, constraints and objective of the planner.
+        scenario_of: the scenario of a trace whose figures count from a request on.
+        storage_cost_per_hour: the price of a DRAM capacity in bytes.
+        observer: looks at the nodes.
+        history: what their traces said so far.
+        place: acts on them.
+        planner: where plans are made: another process, since a plan takes a second of computing.
         clock: seconds since the epoch; the demo's runs faster than the wall's.
-        block_bytes: what a block takes before any has been stored.
         before: the workload to plan for until the nodes have seen one window of their own.
     """
 
     spec: TieredCacheSpec
-    prices: Prices
+    goal: Goal
+    scenario_of: Callable[[Trace, int], Scenario]
+    storage_cost_per_hour: Callable[[int], float]
     observer: NodeObserver
     history: TraceHistory
     place: Place
-    block_bytes: int
+    planner: Executor
     clock: Callable[[], float] = time.time
     before: Trace | None = None
     _recommended: deque[Recommendation] = field(default_factory=lambda: deque(maxlen=MAX_RECOMMENDATIONS))
@@ -94,7 +108,7 @@ class Loop:
         with _timed(steps_s, "workload"):
             workload = await asyncio.to_thread(self._workload, now_s)
         with _timed(steps_s, "plan"):
-            plan = self._plan(world, workload)
+            plan = await self._plan(world, workload)
         with _timed(steps_s, "decide"):
             decision = self._decide(world, plan, now_s)
         with _timed(steps_s, "act"):
@@ -107,7 +121,7 @@ class Loop:
             plan=plan,
             decision=decision,
             resized=tuple(resized),
-            storage_cost_per_hour=self.prices.dram_per_hour(world.capacity_bytes),
+            storage_cost_per_hour=self.storage_cost_per_hour(world.capacity_bytes),
             steps_s=steps_s,
         )
 
@@ -118,22 +132,16 @@ class Loop:
             return _workload_of(self.before, self.before.span_s, window_s)
         return _workload_of(seen, now_s - seen.started_at_s, window_s) if seen is not None else None
 
-    def _plan(self, world: World, workload: Workload | None) -> Plan | None:
+    async def _plan(self, world: World, workload: Workload | None) -> Plan | None:
         if workload is None or not world.nodes or world.silent:
             return None
-        demand = Demand(
-            hit_ratio_at=workload.curve.hit_ratio_at,
-            tokens_per_s=workload.tokens_per_s,
-            mean_prompt_tokens=workload.mean_prompt_tokens,
-            bytes_per_entry=self._bytes_per_entry(world),
-        )
-        return plan_dram(demand, self.prices, self.spec.dram.capacity, world.capacity_bytes)
-
-    def _bytes_per_entry(self, world: World) -> float:
-        # What an entry really takes, metadata and compression included, once the nodes hold some.
-        if world.entries:
-            return world.used_bytes / world.entries
-        return float(self.block_bytes)
+        scenario = self.scenario_of(workload.trace, workload.first_request)
+        current = Configuration(world.capacity_bytes, instances=self.goal.space.instances)
+        running = asyncio.get_running_loop()
+        try:
+            return await running.run_in_executor(self.planner, plan_window, scenario, self.goal, current)
+        except SimulationError:
+            return None
 
     def _decide(self, world: World, plan: Plan | None, now_s: float) -> Decision:
         here = world.capacity_bytes
@@ -141,10 +149,10 @@ class Loop:
             silent = "; ".join(f"{node.name}: {node.reason}" for node in world.silent)
             return hold(here, f"keeps all sizes while a node is silent ({silent})")
         if plan is None:
-            return hold(here, "has seen no requests within the window")
+            return hold(here, "has seen no requests within the window that it could plan for")
         assert self._observing_since_s is not None
         past = tuple(self._recommended)
-        self._recommended.append(Recommendation(now_s, plan.chosen.dram_bytes))
+        self._recommended.append(Recommendation(now_s, plan.chosen.configuration.dram_bytes))
         return decide(
             plan,
             past,
@@ -166,13 +174,12 @@ def _workload_of(trace: Trace, observed_s: float, window_s: float) -> Workload |
     if first == trace.requests:
         return None
     blocks = int(trace.block_start[-1] - trace.block_start[first])
-    tokens = float(trace.input_tokens[first:].sum())
     hits = trace.hit_blocks[first:] if trace.hit_blocks is not None else None
     return Workload(
+        trace=trace,
+        first_request=first,
         requests=trace.requests - first,
         blocks=blocks,
-        tokens_per_s=tokens / max(min(observed_s, window_s), 1.0),
-        mean_prompt_tokens=tokens / (trace.requests - first),
         curve=hit_curve(trace, first_request=first),
         seen_prefix_hit_ratio=float(hits.sum()) / blocks if hits is not None and blocks else None,
     )

@@ -92,7 +92,7 @@ class LocalPlace:
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
             start_new_session=True,  # Ctrl-C in the terminal is ours to pass on
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )  # fmt: skip
         assert process.stdout is not None
         try:
@@ -111,8 +111,12 @@ def _share(total_bytes: int, replicas: int) -> int:
     return total_bytes // replicas // PAGE_BYTES * PAGE_BYTES
 
 
-def _end_with_parent() -> None:
-    # Linux ends the node when this process is gone, also after a kill -9.
+def end_with_parent() -> None:
+    """Called in a child: Linux ends it when its parent is gone, also after a kill -9, and Ctrl-C does not.
+
+    What Ctrl-C means is for the parent to decide.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

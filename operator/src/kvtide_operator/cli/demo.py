@@ -26,7 +26,7 @@ CONNECTIONS = 8
 BLOCK_BYTES = 124 * 1024
 HOURS = 1.0
 RATE_PER_S = 0.7
-PEAK = 8.0
+PEAK = 4.4
 SEED = 7
 
 
@@ -46,7 +46,7 @@ def command(trace_file: Path | None, report_file: Path) -> None:
     The nodes are real and keep real bytes; only the clock runs faster and a block is smaller than in life.
     """
     from kvtide_operator.api.manifest import load_manifest
-    from kvtide_operator.cli.assemble import MISTAKES
+    from kvtide_operator.cli.mistakes import MISTAKES
     from kvtide_operator.cli.signals import run
     from kvtide_operator.workload.generate import generate
     from kvtide_operator.workload.readers import read_trace
@@ -96,7 +96,7 @@ async def _play(manifest: "Manifest", trace: "Trace") -> "tuple[Story, ReplayRep
     scaling = manifest.cache.spec.scaling
     fixed_bytes = manifest.cache.spec.dram.capacity.max
     async with local_loop(manifest, clock=clock) as (loop, place):
-        story = Story(fixed_bytes, loop.prices.dram_per_hour(fixed_bytes))
+        story = Story(fixed_bytes, loop.storage_cost_per_hour(fixed_bytes))
         seen = _Seen()
         targets = parse_targets(",".join(place.addresses))
         options = ReplayOptions(

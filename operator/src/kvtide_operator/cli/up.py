@@ -33,7 +33,7 @@ def command(manifest_file: Path, trace_file: Path | None, once: bool, as_json: b
     Point Redis-protocol clients at the addresses it prints. Stop it with Ctrl-C: the nodes end with it.
     """
     from kvtide_operator.api.manifest import load_manifest
-    from kvtide_operator.cli.assemble import MISTAKES
+    from kvtide_operator.cli.mistakes import MISTAKES
     from kvtide_operator.cli.signals import run
     from kvtide_operator.workload.readers import read_trace
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from kvtide_operator.api.quantity import format_quantity
 from kvtide_operator.api.tieredcache import Capacity, Scaling
-from kvtide_operator.plan.point import Plan
+from kvtide_operator.plan.live import Plan
 
 Action = Literal["grow", "shrink", "hold"]
 
@@ -54,10 +54,10 @@ def decide(
         observing_since_s: when the loop began to see the cache. Nothing shrinks before one whole
             stabilisation window has passed since.
     """
-    here = plan.current.dram_bytes
+    here = plan.current.configuration.dram_bytes
     if scaling.mode == "Manual":
         return hold(here, "mode is Manual")
-    chosen = plan.chosen.dram_bytes
+    chosen = plan.chosen.configuration.dram_bytes
     target, waiting = _stabilised(chosen, here, past, now_s, scaling)
     target = min(max(target, capacity.min), capacity.max)
     if target == here:
@@ -69,11 +69,10 @@ def decide(
             "before the first shrink",
         )
     within_bounds = capacity.min <= here <= capacity.max
-    gain = _relative_gain(plan)
-    if within_bounds and gain < scaling.minimum_gain:
+    if within_bounds and plan.gain < scaling.minimum_gain:
         return hold(
             here,
-            f"{_size(chosen)} would save {gain:.1%} of the cost, less than the minimum gain of "
+            f"{_size(chosen)} would gain {plan.gain:.1%}, less than the minimum gain of "
             f"{scaling.minimum_gain:.0%}",
         )
     step = _one_step(here, target, capacity, scaling)
@@ -100,11 +99,6 @@ def _stabilised(
 
 def _since(past: Sequence[Recommendation], from_s: float) -> list[int]:
     return [earlier.dram_bytes for earlier in past if earlier.at_s > from_s]
-
-
-def _relative_gain(plan: Plan) -> float:
-    now = plan.current.cost_per_hour
-    return (now - plan.chosen.cost_per_hour) / now if now > 0 else 0.0
 
 
 def _one_step(here: int, target: int, capacity: Capacity, scaling: Scaling) -> int:

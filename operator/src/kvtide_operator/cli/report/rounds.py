@@ -5,6 +5,7 @@ from typing import Any
 from kvtide_operator.api.quantity import format_quantity
 from kvtide_operator.decide.sizing import Decision
 from kvtide_operator.loop import Round
+from kvtide_operator.plan.outcome import Candidate
 
 
 def round_as_json(done: Round) -> dict[str, Any]:
@@ -30,18 +31,17 @@ def round_as_json(done: Round) -> dict[str, Any]:
         and {
             "requests": workload.requests,
             "blocks": workload.blocks,
-            "tokens_per_s": round(workload.tokens_per_s, 3),
             "prefix_hit_ratio": workload.seen_prefix_hit_ratio,
             "hit_ratio_infinite": workload.curve.hit_ratio_infinite,
         },
         "plan": plan
         and {
-            "chosen_bytes": plan.chosen.dram_bytes,
-            "prefix_hit_ratio": plan.chosen.prefix_hit_ratio,
-            "cost_per_hour": plan.chosen.cost_per_hour,
-            "current_prefix_hit_ratio": plan.current.prefix_hit_ratio,
-            "current_cost_per_hour": plan.current.cost_per_hour,
+            "chosen": _point(plan.chosen),
+            "current": _point(plan.current),
+            "feasible": plan.feasible,
+            "gain": plan.gain,
             "points": len(plan.frontier),
+            "evaluations": plan.evaluations,
         },
         "decision": {
             "action": decision.action,
@@ -55,6 +55,20 @@ def round_as_json(done: Round) -> dict[str, Any]:
         ],
         "storage_cost_per_hour": done.storage_cost_per_hour,
         "steps_s": {name: round(took, 6) for name, took in done.steps_s.items()},
+    }
+
+
+def _point(candidate: Candidate) -> dict[str, Any]:
+    outcome = candidate.outcome
+    return {
+        "dram_bytes": candidate.configuration.dram_bytes,
+        "prefix_hit_ratio": outcome.prefix_hit_ratio,
+        "ttft_mean_s": outcome.ttft_mean_s,
+        "ttft_p99_s": outcome.ttft_p99_s,
+        "throughput_tok_s": outcome.throughput_tok_s,
+        "storage_cost_per_hour": outcome.storage_cost_per_hour,
+        "cost_per_hour": outcome.cost_per_hour,
+        "stable": outcome.stable,
     }
 
 

@@ -52,9 +52,9 @@ class Story:
                 capacity_bytes=world.capacity_bytes,
                 used_bytes=world.used_bytes,
                 resident_bytes=sum(node.resident_bytes for node in world.nodes),
-                chosen_bytes=plan.chosen.dram_bytes if plan else None,
+                chosen_bytes=plan.chosen.configuration.dram_bytes if plan else None,
                 seen_hit_ratio=seen_hit_ratio,
-                planned_hit_ratio=plan.current.prefix_hit_ratio if plan else None,
+                planned_hit_ratio=plan.current.outcome.prefix_hit_ratio if plan else None,
                 cost_per_hour=done.storage_cost_per_hour,
             )
         )
