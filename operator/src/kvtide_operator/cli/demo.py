@@ -1,8 +1,9 @@
 """``kvtide demo``: two real nodes, a real workload, and the loop that sizes them, in two minutes."""
 
 import asyncio
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ CALM_S = 8.0
 """How long the loop goes on after the last request."""
 SHORTEST_ROUND_S = 0.5
 """A round is not started more often than this, however fast the clock runs."""
+BUSY = 0.5
+"""Of their time without a cache, how much the engines in front of a given trace spend on its prompts."""
 CONNECTIONS = 8
 BLOCK_BYTES = 124 * 1024
 HOURS = 1.0
@@ -65,12 +68,39 @@ def command(trace_file: Path | None, report_file: Path) -> None:
                 seed=SEED,
             )
         )
+        if trace_file:
+            manifest = _fitted(manifest, trace)
         story, played = run(_play(manifest, trace))
     except MISTAKES as error:
         raise UserError(str(error)) from None
     except KeyboardInterrupt:
         raise click.Abort from None
     _finish(story, played, report_file, trace_file)
+
+
+def _fitted(manifest: "Manifest", trace: "Trace") -> "Manifest":
+    """The demo's cache in front of as many engines as the trace keeps busy, and at the knee of its frontier.
+
+    How long its prompts are is not known in advance, and with them which latency can be asked for.
+    """
+    from kvtide_operator.api.tieredcache import Objective
+    from kvtide_operator.cli.scenario import engine_profile
+    from kvtide_operator.simulate.step_times import prefill_chunk_s
+
+    chunk_tokens = 8192.0
+    engine_tokens_s = chunk_tokens / float(
+        prefill_chunk_s(engine_profile(manifest).tables, chunk_tokens, 0.0)
+    )
+    asked_tokens_s = float(trace.input_tokens.sum()) / max(trace.span_s, 1.0)
+    spec = manifest.cache.spec
+    engines = math.ceil(asked_tokens_s / engine_tokens_s / BUSY)
+    spec = spec.model_copy(
+        update={
+            "engine": spec.engine.model_copy(update={"instances": engines}),
+            "objective": Objective(prefer="Balanced"),
+        }
+    )
+    return replace(manifest, cache=manifest.cache.model_copy(update={"spec": spec}))
 
 
 @dataclass
