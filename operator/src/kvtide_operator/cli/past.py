@@ -1,6 +1,6 @@
 """What `kvtide plan` plans on: a trace file, or a period of a recorded history."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
@@ -56,7 +56,7 @@ def look_back(source: str, at: str | None, period: str | None, *, with_following
         raise UserError(
             f"--evaluate-next: {source} has no requests in one of its halves; give a longer trace"
         )
-    return Past(first, second, f"the first half of {name}")
+    return _noted(first, second, f"the first half of {name}")
 
 
 def _from_history(source: str, at: str | None, period: str, with_following: bool) -> Past:
@@ -84,9 +84,12 @@ def _from_history(source: str, at: str | None, period: str, with_following: bool
         trace = history.read(window.start_s, window.end_s)
     following = history.read(at_s, at_s + period_s) if with_following else None
     which = "the same slot of the week before" if window.seasonal else "the time before"
-    return Past(
-        trace, following, f"{utc(at_s)}, on {which}, from {utc(window.start_s)} to {utc(window.end_s)}"
-    )
+    span = f"{utc(window.start_s)} to {utc(window.end_s)}"
+    return _noted(trace, following, f"{which}, {span}, for {utc(at_s)}")
+
+
+def _noted(trace: Trace, following: Trace | None, name: str) -> Past:
+    return Past(replace(trace, notes=(f"planned on {name}", *trace.notes)), following, name)
 
 
 def _seconds(period: str) -> float:

@@ -108,7 +108,7 @@ def command(
         from kvtide_operator.cli.report.frontier import render
 
         try:
-            report.write_text(render(document, f"Plan for {past.name}"), "utf-8")
+            report.write_text(render(document, f"Planned on {past.name}"), "utf-8")
         except OSError as error:
             raise UserError(f"--report {report}: {error.strerror or error}") from None
     if as_json:
@@ -129,11 +129,11 @@ def _judgement(regret: dict[str, Any], currency: str) -> str:
     if regret["ttft_mean_s"] is None:
         against = "its queue grows" if not chosen["stable"] else "in hindsight every queue grows"
     else:
-        best = f"{optimum['dram_gib']:.4g} GiB, TTL {optimum['ttl_s']:.0f} s, {optimum['tier_class'] or 'no SSD'}"
+        ssd = f"TTL {optimum['ttl_s']:.0f} s, {optimum['tier_class'] or 'no SSD'}"
         against = (
             f"mean TTFT {chosen['ttft_mean_s']:.2f} s at {chosen['cost_per_hour']:.2f} {currency}/h, "
             f"{regret['ttft_mean_s']:+.2f} s and {regret['cost_per_hour']:+.2f} {currency}/h "
-            f"against its optimum ({best})"
+            f"against its optimum ({optimum['dram_gib']:.4g} GiB, {ssd})"
         )
     broken = f"; it breaks {', '.join(regret['broken'])}" if regret["broken"] else ""
     notes = "".join(f"; {note}" for note in regret["notes"])
