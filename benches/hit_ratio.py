@@ -18,7 +18,7 @@ from kvtide_operator.simulate.curve import hit_curve
 from kvtide_operator.workload.readers import read_trace
 from kvtide_operator.workload.trace import Trace
 
-ENTRY_BYTES = 512 + len("kvt:replay:123456")  # what a node charges for an entry beside its value
+ENTRY_BYTES = 4096 + 512 + len("kvt:replay:123456")  # what a node charges for an entry beside its value
 SIZES = (1_000, 2_000, 5_000, 12_000)  # blocks
 SHRINK_FROM = 12_000
 

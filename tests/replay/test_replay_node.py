@@ -18,8 +18,8 @@ from kvtide_operator.simulate.curve import hit_curve
 from kvtide_operator.workload.generate import generate
 
 BLOCK_BYTES = 64 * 1024
-ENTRY_BYTES = BLOCK_BYTES + 600
-"""What a node charges for an entry, rounded up: the value, a key of under 20 bytes, 512 bytes of metadata."""
+ENTRY_BYTES = BLOCK_BYTES + 4096 + 600
+"""What a node charges for an entry, rounded up: value and page, a key of under 20 bytes, metadata."""
 OPTIONS = ReplayOptions(block_bytes=BLOCK_BYTES)
 
 

@@ -1,67 +1,106 @@
-"""Changing a tier's capacity while it serves."""
+"""Changing the tiers' capacities while they serve."""
 
 import asyncio
 import time
-from typing import Final
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 from kvtide_cachenode.messages import ResizeProgress
-from kvtide_cachenode.store import Store
+from kvtide_cachenode.store import Store, TieredStore
 
 # Evicted and given back between two turns of the loop: about a millisecond, so that replies do not wait.
 SLICE_BYTES: Final = 4 * 1024 * 1024
-# Nothing could be freed: what is left is being sent or received, and ends when that does.
+# Nothing could be freed: what is left is being sent, received or written, and ends when that does.
 BLOCKED_S: Final = 0.01
 # After this an answer says how far the shrink is instead of that it is done.
 ANSWER_S: Final = 30.0
 
+Tier = Literal["dram", "ssd"]
+
+
+@dataclass(slots=True)
+class _Shrink:
+    """One under way: from how many bytes, and since when."""
+
+    from_bytes: int
+    since_s: float
+    task: "asyncio.Task[Any]"
+
 
 class Resizer:
-    """One shrink at a time; a newer capacity takes the place of the one being worked towards."""
+    """One resize at a time; newer capacities take the place of those being worked towards."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._shrinking: asyncio.Task[None] | None = None
-        self._from_bytes = 0
-        self._since_s = 0.0
+        self._shrinks: dict[Tier, _Shrink] = {}
 
     @property
     def progress(self) -> ResizeProgress | None:
-        """The shrink under way, if any."""
-        if self._shrinking is None or self._shrinking.done():
-            return None
+        """The shrink under way, if any; of both tiers, DRAM's."""
         store = self._store
-        return ResizeProgress(
-            "dram",
-            self._from_bytes,
-            store.capacity_bytes,
-            store.used_bytes,
-            store.resident_bytes(),
-            time.monotonic() - self._since_s,
+        now_s = time.monotonic()
+        for tier, shrink in sorted(self._shrinks.items()):
+            if shrink.task.done():
+                continue
+            if tier == "dram":
+                sizes = store.capacity_bytes, store.used_bytes, store.resident_bytes()
+            else:
+                assert isinstance(store, TieredStore), "a node without SSD does not shrink it"
+                stats = store.log.stats()
+                sizes = stats.cap_bytes, stats.used_bytes, stats.used_bytes
+            return ResizeProgress(tier, shrink.from_bytes, *sizes, now_s - shrink.since_s)
+        return None
+
+    async def set_capacity(self, dram_bytes: int | None, ssd_bytes: int | None) -> bool:
+        """Apply capacities, None for a tier that stays; False when newer ones were asked for meanwhile.
+
+        A larger one holds at once. A smaller one holds for new values at once and is answered when the tier
+        is under it, or after `ANSWER_S` (then `progress` says how far it is). Answering late, or not being
+        waited for any more, ends nothing; a newer capacity does.
+        """
+        store = self._store
+        if dram_bytes is not None:
+            before = store.capacity_bytes
+            store.set_capacity(dram_bytes)
+            if store.over_capacity() and not self._shrinks_now("dram"):
+                self._start("dram", before, self._shrink_dram())
+        if ssd_bytes is not None:
+            assert isinstance(store, TieredStore), "a node without SSD is not given a size for it"
+            self._start("ssd", store.log.cap_bytes, store.log.set_cap(ssd_bytes))
+        tasks = [shrink.task for shrink in self._shrinks.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=ANSWER_S)
+        return (dram_bytes is None or store.capacity_bytes == dram_bytes) and (
+            ssd_bytes is None or (isinstance(store, TieredStore) and store.log.cap_bytes == ssd_bytes)
         )
 
-    async def set_capacity(self, capacity_bytes: int) -> bool:
-        """Apply a capacity; False when a newer one was asked for meanwhile.
-
-        A larger one holds at once. A smaller one holds for new values at once and is answered when used and
-        resident bytes are under it, or after `ANSWER_S` (then `progress` says how far it is).
-        """
-        if self.progress is None:
-            self._from_bytes = self._store.capacity_bytes
-            self._since_s = time.monotonic()
-        self._store.set_capacity(capacity_bytes)
-        if self.progress is None and self._store.over_capacity():
-            self._shrinking = asyncio.create_task(self._shrink())
-        if self._shrinking is not None:
-            await asyncio.wait({self._shrinking}, timeout=ANSWER_S)
-        return self._store.capacity_bytes == capacity_bytes
+    async def settled(self) -> None:
+        """Wait until no shrink is under way."""
+        while tasks := [shrink.task for shrink in self._shrinks.values() if not shrink.task.done()]:
+            await asyncio.wait(tasks)
 
     async def stop(self) -> None:
         """Leave a shrink where it is; the capacity stays what it was set to."""
-        if self._shrinking is not None:
-            self._shrinking.cancel()
-            await asyncio.wait({self._shrinking})
+        tasks = [shrink.task for shrink in self._shrinks.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
-    async def _shrink(self) -> None:
+    def _shrinks_now(self, tier: Tier) -> bool:
+        shrink = self._shrinks.get(tier)
+        return shrink is not None and not shrink.task.done()
+
+    def _start(self, tier: Tier, from_bytes: int, work: Coroutine[Any, Any, object]) -> None:
+        since_s = time.monotonic()
+        if self._shrinks_now(tier):  # the one before ends by itself; this goes on from where it began
+            from_bytes, since_s = self._shrinks[tier].from_bytes, self._shrinks[tier].since_s
+        self._shrinks[tier] = _Shrink(from_bytes, since_s, asyncio.create_task(work))
+
+    async def _shrink_dram(self) -> None:
         while self._store.over_capacity():
+            began_s = time.monotonic()
             moved = self._store.shrink(SLICE_BYTES)
-            await asyncio.sleep(0 if moved else BLOCKED_S)
+            # Half of the time is the clients': what waits for several turns of the loop would wait long else.
+            await asyncio.sleep(time.monotonic() - began_s if moved else BLOCKED_S)

@@ -26,3 +26,7 @@ class LeastRecentlyUsed(Generic[Key]):
     def victim(self) -> Key | None:
         """See `Policy`."""
         return next(iter(self._order), None)
+
+    def hottest(self) -> list[Key]:
+        """See `Policy`."""
+        return list(reversed(self._order))

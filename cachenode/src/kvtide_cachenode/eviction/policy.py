@@ -24,3 +24,6 @@ class Policy(Protocol[Key]):
 
     def victim(self) -> Key | None:
         """The key to evict next, None when the policy holds none. Calling it changes nothing."""
+
+    def hottest(self) -> list[Key]:
+        """All keys, the one to evict last first."""

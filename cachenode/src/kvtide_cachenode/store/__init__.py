@@ -1,6 +1,18 @@
-"""What the node holds: arena, index, tiers."""
+"""What the node holds: the DRAM tier (arena, index), the SSD tier (`ssd`), and the movement between them."""
 
 from kvtide_cachenode.store.index import Entry
+from kvtide_cachenode.store.ssd import SsdLog, SsdLogError, StreamBrokenError
 from kvtide_cachenode.store.store import CapacityError, Counters, Reservation, Store
+from kvtide_cachenode.store.tiered import TieredStore
 
-__all__ = ["CapacityError", "Counters", "Entry", "Reservation", "Store"]
+__all__ = [
+    "CapacityError",
+    "Counters",
+    "Entry",
+    "Reservation",
+    "SsdLog",
+    "SsdLogError",
+    "Store",
+    "StreamBrokenError",
+    "TieredStore",
+]

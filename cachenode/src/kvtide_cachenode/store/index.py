@@ -1,21 +1,18 @@
 """The index: key to entry, in the order of an eviction policy."""
 
-from itertools import islice
-
 from kvtide_cachenode.eviction import Policy
-
-# Cursors of this many iterations are remembered; starting one more forgets the oldest.
-SCANS_REMEMBERED = 16
 
 
 class Entry:
     """One value as the store holds it: inline bytes, or an extent of the arena.
 
     ``charge`` is what the entry costs the tier in bytes, key and metadata included. An extent with
-    ``pins`` is being sent; it outlives its key until the last pin is gone (``live`` is then False).
+    ``pins`` is being sent or written; it outlives its key until the last pin is gone (``live`` is then
+    False). ``worth`` is for `eviction.admits`. What is ``leaving`` can still be read but was given up by the
+    policy: it is on its way to the SSD tier, or there already.
     """
 
-    __slots__ = ("charge", "inline", "key", "length", "live", "pins", "start")
+    __slots__ = ("charge", "inline", "key", "leaving", "length", "live", "pins", "start", "worth")
 
     def __init__(self, key: bytes, length: int, charge: int, inline: bytes | None, start: int) -> None:
         self.key = key
@@ -25,6 +22,8 @@ class Entry:
         self.start = start
         self.pins = 0
         self.live = True
+        self.worth = 0
+        self.leaving = False
 
 
 class Index:
@@ -33,8 +32,6 @@ class Index:
     def __init__(self, policy: Policy[bytes]) -> None:
         self._entries: dict[bytes, Entry] = {}
         self._policy = policy
-        self._scans: dict[int, list[bytes]] = {}
-        self._next_scan = 1
         self.find = self._entries.get
         self.touched = policy.touched
 
@@ -53,41 +50,38 @@ class Index:
     def remove(self, key: bytes) -> Entry | None:
         """Take an entry out, None when the key is absent."""
         entry = self._entries.pop(key, None)
-        if entry is not None:
+        if entry is not None and not entry.leaving:
             self._policy.removed(key)
         return entry
+
+    def let_go(self) -> Entry | None:
+        """Take the next victim from the policy, not from the index; None when the policy has none."""
+        key = self._policy.victim()
+        if key is None:
+            return None
+        self._policy.removed(key)
+        entry = self._entries[key]
+        entry.leaving = True
+        return entry
+
+    def keep(self, entry: Entry) -> None:
+        """Give an entry that was leaving back to the policy."""
+        entry.leaving = False
+        self._policy.inserted(entry.key, entry.charge)
 
     def victim(self) -> bytes | None:
         """The key that the policy gives up next."""
         return self._policy.victim()
 
+    def hottest(self) -> list[bytes]:
+        """All keys, the most precious first; those that are leaving come last."""
+        leaving = [key for key, entry in self._entries.items() if entry.leaving]
+        return [*self._policy.hottest(), *leaving]
+
+    def keys(self) -> list[bytes]:
+        """All keys, in no particular order."""
+        return list(self._entries)
+
     def entries(self) -> list[Entry]:
         """All entries, in no particular order."""
         return list(self._entries.values())
-
-    def scan(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
-        """The next ``count`` keys of an iteration and the cursor to go on with, 0 at the end.
-
-        An iteration walks the keys that were there when it began (cursor 0), so a key that stays is
-        returned exactly once.
-
-        Raises:
-            KeyError: the cursor is unknown or was forgotten.
-        """
-        if cursor == 0:
-            scan, at = self._next_scan, 0
-            keys = list(self._entries)
-        else:
-            scan, at = cursor >> 32, cursor & 0xFFFFFFFF
-            keys = self._scans[scan]
-        page = [key for key in islice(keys, at, at + count) if key in self._entries]
-        at += count
-        if at >= len(keys):
-            self._scans.pop(scan, None)
-            return 0, page
-        if cursor == 0:
-            self._next_scan += 1
-            self._scans[scan] = keys
-            while len(self._scans) > SCANS_REMEMBERED:
-                del self._scans[next(iter(self._scans))]
-        return scan << 32 | at, page

@@ -1,10 +1,11 @@
 """The DRAM tier: a map from keys to bytes with a hard cap that counts everything."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from kvtide_cachenode.eviction import Policy
 from kvtide_cachenode.store.arena import Arena, extent_bytes
 from kvtide_cachenode.store.index import Entry, Index
+from kvtide_cachenode.store.scans import Scans
 
 # LMCache stores a metadata object of some hundred bytes beside every block: a page each would waste most
 # of it, so values up to this size live in the index.
@@ -62,9 +63,14 @@ class Store:
         self._arena = Arena(max_bytes)
         self._index = Index(policy)
         self._held_bytes = 0  # charged to reservations and pinned entries: cannot be freed now
-        self._unindexed_bytes = 0  # charged to reservations and removed entries that are still pinned
+        self._unindexed_bytes = (
+            0  # charged to reservations, removed entries that are still pinned, and beside
+        )
+        self._beside_bytes = 0
+        self.tiered = False
+        self.unsettled = False
         self.exists = self._index.__contains__
-        self.scan = self._index.scan
+        self.scan = Scans(self.keys, self.exists).scan
         self.peek = self._index.find
 
     def __len__(self) -> int:
@@ -89,6 +95,35 @@ class Store:
         self.counters.get_hits += 1
         self.counters.read_bytes += entry.length
         return entry
+
+    def below(self, key: bytes) -> bool:  # noqa: ARG002 - there is no tier below; `TieredStore` has one
+        """Whether a key is in a lower tier only."""
+        return False
+
+    def length_of(self, key: bytes) -> int | None:
+        """Bytes of a key's value, None when there is none."""
+        entry = self._index.find(key)
+        return None if entry is None else entry.length
+
+    def key_count(self) -> int:
+        """Keys that can be read."""
+        return len(self._index)
+
+    def hottest(self) -> list[bytes]:
+        """The keys of this tier, the one that the policy would give up last first."""
+        return self._index.hottest()
+
+    def keys(self) -> list[bytes]:
+        """All keys that can be read, in no particular order."""
+        return self._index.keys()
+
+    def forget(self, key: bytes) -> None:
+        """Remove a key because it is another node's now, which is no client's delete."""
+        self.counters.deletes -= self.delete(key)
+
+    def counted(self) -> dict[str, int]:
+        """What happened since the start."""
+        return asdict(self.counters)
 
     def pin(self, entry: Entry) -> memoryview:
         """The bytes of a live entry outside the index; they stay as they are until `unpin`."""
@@ -190,7 +225,7 @@ class Store:
         """Evict and give back pages, about ``slice_bytes`` of each; whether something was left to do."""
         before = self.used_bytes
         while self.used_bytes > self.capacity_bytes and before - self.used_bytes < slice_bytes:
-            if not self._evict():
+            if not (self._may_evict() and self._evict()):
                 break
         outside = self.used_bytes - self._arena.used_bytes
         given_back = self._arena.trim(self.capacity_bytes - outside, slice_bytes)
@@ -200,6 +235,9 @@ class Store:
         """Whether more is used or resident than the capacity allows: a shrink is not finished."""
         arena = self._arena
         return self.used_bytes + arena.warm_bytes > self.capacity_bytes
+
+    async def maintain(self) -> None:
+        """What has to be done about once a second: nothing, without a tier below."""
 
     def check(self) -> None:
         """Recompute the books; an AssertionError is a defect of this class."""
@@ -242,10 +280,25 @@ class Store:
             return False
         entry = self._index.remove(key)
         assert entry is not None, "the policy holds a key that the index does not"
-        self.counters.evictions += 1
-        self.counters.evicted_bytes += entry.charge
+        self._count_eviction(entry)
         self._retire(entry)
         return True
+
+    def _may_evict(self) -> bool:
+        """Whether a shrink may evict now."""
+        return True
+
+    def _count_eviction(self, entry: Entry) -> None:
+        self.counters.evictions += 1
+        self.counters.evicted_bytes += entry.charge
+
+    def _charge_beside(self, size_bytes: int) -> None:
+        """What something beside the entries takes of the capacity from now on, in place of what it took."""
+        more = size_bytes - self._beside_bytes
+        self._beside_bytes = size_bytes
+        self.used_bytes += more
+        self._held_bytes += more
+        self._unindexed_bytes += more
 
     def _replace(self, entry: Entry) -> None:
         old = self._index.remove(entry.key)

@@ -1,0 +1,88 @@
+"""Greedy dual size frequency with the leaf before the root: size, cost and prefix decide, not recency alone.
+
+An entry's priority is ``clock + uses / size`` (Cherkasova 1998, "Improving WWW Proxies Performance with
+Greedy-Dual-Size-Frequency Caching Policy", with the cost of a miss the same for every entry: one block to
+compute). The clock is the priority of the last victim, so that what is not used any more sinks. A block is
+of use only while all blocks before it are there, and it is never asked for without them: its predecessors
+have at least its uses, and among equal priorities the deepest block goes first.
+"""
+
+from collections.abc import Callable, Hashable
+from heapq import heapify, heappop, heappush
+from typing import Final, Generic, TypeVar
+
+from kvtide_cachenode.eviction.depth import depth_in_key
+
+Key = TypeVar("Key", bound=Hashable)
+
+# Uses beyond this do not make an entry more precious, so that an old favourite sinks in bounded time.
+MAX_USES: Final = 64
+# Entries are not told apart below this size: keys and metadata cost about as much.
+SMALLEST_BYTES: Final = 4096
+_SLACK: Final = 64
+
+
+class GreedyDualSizeFrequency(Generic[Key]):
+    """``depth_of`` says how far from its root a key's block is, 0 where that is not known.
+
+    A use costs constant time; an eviction logarithmic time, and a little more for every key whose priority
+    rose since it was last looked at.
+    """
+
+    def __init__(self, depth_of: Callable[[Key], int] = depth_in_key) -> None:
+        self._depth_of = depth_of
+        self._clock = 0.0
+        self._number = 0
+        self._held: dict[Key, list[float]] = {}  # number of the insertion, priority, uses, size
+        self._heap: list[tuple[float, int, int, Key]] = []  # priority when pushed, -depth, number, key
+        self._last_victim: Key | None = None
+
+    def inserted(self, key: Key, size_bytes: int) -> None:
+        """See `Policy`."""
+        self._number += 1
+        size = max(size_bytes, SMALLEST_BYTES) / SMALLEST_BYTES
+        priority = self._clock + 1 / size
+        self._held[key] = [self._number, priority, 1, size]
+        heappush(self._heap, (priority, -self._depth_of(key), self._number, key))
+        if len(self._heap) > 2 * len(self._held) + _SLACK:  # more than half is of removed keys
+            self._heap = [item for item in self._heap if self._current(item)]
+            heapify(self._heap)
+
+    def touched(self, key: Key) -> None:
+        """See `Policy`."""
+        state = self._held[key]
+        state[2] = min(state[2] + 1, MAX_USES)
+        state[1] = self._clock + state[2] / state[3]
+
+    def removed(self, key: Key) -> None:
+        """See `Policy`."""
+        state = self._held.pop(key)
+        if key == self._last_victim:
+            self._clock = max(self._clock, state[1])
+            self._last_victim = None
+
+    def victim(self) -> Key | None:
+        """See `Policy`."""
+        heap = self._heap
+        while heap:
+            pushed, depth, number, key = heap[0]
+            if not self._current(heap[0]):
+                heappop(heap)
+                continue
+            priority = self._held[key][1]
+            if priority == pushed:
+                self._last_victim = key
+                return key
+            heappop(heap)
+            heappush(heap, (priority, depth, number, key))
+        return None
+
+    def hottest(self) -> list[Key]:
+        """See `Policy`."""
+        held, depth_of = self._held, self._depth_of
+        return sorted(held, key=lambda key: (-held[key][1], depth_of(key), -held[key][0]))
+
+    def _current(self, item: tuple[float, int, int, Key]) -> bool:
+        """Whether a heap item is of a key that is held, and of this stay of it."""
+        state = self._held.get(item[3])
+        return state is not None and state[0] == item[2]

@@ -1,0 +1,105 @@
+"""Where the log has which key: columns of numbers, 32 bytes an entry beside the key and its dictionary."""
+
+from array import array
+from collections.abc import Iterator
+
+from kvtide_cachenode.store.ssd.record import record_bytes
+
+# The segment number of a row that holds no entry.
+FREE = 0xFFFFFFFF
+# Type codes of the columns, in their order in a snapshot.
+COLUMN_TYPES = "IIIIQd"
+
+
+class LogIndex:
+    """Keys and their rows. The columns are public and indexed by row.
+
+    ``segment`` (number) and ``page`` say where the record is, ``length`` the value's bytes, ``group`` its TTL
+    group, ``sequence`` its age, ``used_at_s`` when it was written or last read (Unix time).
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, int] = {}
+        self.keys: list[bytes] = []
+        self.segment = array("I")
+        self.page = array("I")
+        self.length = array("I")
+        self.group = array("I")
+        self.sequence = array("Q")
+        self.used_at_s = array("d")
+        self._free: list[int] = []
+        self._members: dict[int, array[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def columns(self) -> tuple["array[int] | array[float]", ...]:
+        """All columns in the order of `COLUMN_TYPES`."""
+        return self.segment, self.page, self.length, self.group, self.sequence, self.used_at_s
+
+    def insert(
+        self, key: bytes, place: tuple[int, int], length: int, group: int, sequence: int, used_at_s: float
+    ) -> None:
+        """Add a key that is not there; ``place`` is (segment number, page)."""
+        assert key not in self.rows, "insert over an entry"
+        if self._free:
+            row = self._free.pop()
+        else:
+            row = len(self.keys)
+            self.keys.append(b"")
+            for column in self.columns():
+                column.append(0)
+        self.rows[key] = row
+        self.keys[row] = key
+        self.length[row] = length
+        self.group[row] = group
+        self.used_at_s[row] = used_at_s
+        self.move(row, place, sequence)
+
+    def move(self, row: int, place: tuple[int, int], sequence: int) -> None:
+        """Say that an entry is somewhere else now."""
+        self.segment[row], self.page[row] = place
+        self.sequence[row] = sequence
+        self._members.setdefault(place[0], array("I")).append(row)
+
+    def remove(self, row: int) -> None:
+        """Forget an entry."""
+        del self.rows[self.keys[row]]
+        self.keys[row] = b""
+        self.segment[row] = FREE
+        self._free.append(row)
+
+    def adopt(self) -> None:
+        """Rebuild everything else after ``keys`` and the columns were filled from a snapshot."""
+        segment, keys, members = self.segment, self.keys, self._members
+        for row, number in enumerate(segment):
+            if number == FREE:
+                self._free.append(row)
+            else:
+                self.rows[keys[row]] = row
+                if number not in members:
+                    members[number] = array("I")
+                members[number].append(row)
+
+    def members(self, number: int) -> list[int]:
+        """Rows whose record is in a segment."""
+        listed = dict.fromkeys(self._members.get(number, ()))
+        return [row for row in listed if self.segment[row] == number]
+
+    def drop_members(self, number: int) -> list[bytes]:
+        """Forget all entries of a segment that is gone; returns their keys."""
+        rows = self.members(number)
+        keys = [self.keys[row] for row in rows]
+        for row in rows:
+            self.remove(row)
+        self._members.pop(number, None)
+        return keys
+
+    def record_bytes(self, row: int) -> int:
+        """Size of an entry's record on the disk."""
+        return record_bytes(len(self.keys[row]), self.length[row])
+
+    def sample(self, count: int) -> Iterator[int]:
+        """About ``count`` rows with entries, evenly spread over the rows."""
+        stride = max(1, len(self.keys) // count)
+        return (row for row in range(0, len(self.keys), stride) if self.segment[row] != FREE)

@@ -1,0 +1,29 @@
+"""Tasks that nobody's cancellation ends."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Tasks:
+    """Work that goes on when whoever asked for it is cancelled; `settle` waits for all of it."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Future[T]":
+        """Run ``work`` as a task; awaiting what is returned may be cancelled without ending it."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return asyncio.shield(task)
+
+    async def settle(self, seconds: float) -> None:
+        """Wait until nothing runs, at most this long."""
+        if self._running:
+            await asyncio.wait(list(self._running), timeout=seconds)
