@@ -1,11 +1,9 @@
 """The commands a client may send: one table, filled by the modules beside this one."""
 
-from kvtide_cachenode.commands import about, connection, keys, strings
+from kvtide_cachenode.commands import about, cluster, connection, keys, routing, strings
 from kvtide_cachenode.commands.table import TABLE
 from kvtide_cachenode.session import Session
 
-# What may be said before AUTH.
-BEFORE_AUTH = frozenset({"auth", "hello", "quit", "reset"})
 SHOWN_BYTES = 128  # of an unknown command's words in the error
 
 
@@ -19,13 +17,16 @@ def execute(session: Session, arguments: list[bytes]) -> None:
         session.refusal = None
     elif command is None:
         _unknown(session, arguments)
-    elif not session.authenticated and command.name not in BEFORE_AUTH:
-        session.fail("Authentication required.", "NOAUTH")
+    elif command.needs & ~session.rights:
+        session.fail(*session.missing_right(command.needs))
     elif not command.accepts(len(arguments)):
         session.fail(f"wrong number of arguments for '{command.name}' command")
     else:
         session.last_command = word
-        command.handler(session, arguments)
+        if command.first_key:
+            routing.run(session, command, arguments)
+        else:
+            command.handler(session, arguments)
     if session.landed:
         session.drop_landed()
 
@@ -46,4 +47,4 @@ def _unknown(session: Session, arguments: list[bytes]) -> None:
     session.fail(f"unknown command '{name}', with args beginning with: {shown}")
 
 
-__all__ = ["TABLE", "about", "connection", "execute", "keys", "strings"]
+__all__ = ["TABLE", "about", "cluster", "connection", "execute", "keys", "routing", "strings"]

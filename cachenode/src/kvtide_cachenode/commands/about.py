@@ -95,6 +95,7 @@ def _described(described: Command) -> Reply:
         described.first_key,
         described.last_key,
         described.key_step,
+        *([], [], [], []),  # ACL categories, tips, key specifications and sub-commands, as redis 7 has them
     ]
 
 

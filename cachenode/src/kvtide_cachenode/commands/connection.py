@@ -3,6 +3,7 @@
 from kvtide_cachenode.commands.table import command, fail_unknown
 from kvtide_cachenode.node import VERSION
 from kvtide_cachenode.session import Session
+from kvtide_cachenode.users import ADMIN, DEFAULT, User
 from kvtide_cachenode.wire import replies
 
 MAX_NAME_BYTES = 256
@@ -35,32 +36,32 @@ def select(session: Session, arguments: list[bytes]) -> None:
         session.fail("DB index is out of range: there is database 0")
 
 
-@command("quit", -1)
+@command("quit", -1, "fast no_auth")
 def quit_(session: Session, arguments: list[bytes]) -> None:  # noqa: ARG001 - every handler's signature
     """QUIT."""
     session.reply(replies.OK)
     session.closing = True
 
 
-@command("reset", 1)
+@command("reset", 1, "fast no_auth")
 def reset(session: Session, arguments: list[bytes]) -> None:  # noqa: ARG001 - every handler's signature
     """RESET."""
     session.reset()
     session.reply(replies.simple("RESET"))
 
 
-@command("auth", -2)
+@command("auth", -2, "fast no_auth")
 def auth(session: Session, arguments: list[bytes]) -> None:
     """AUTH [user] password."""
     if len(arguments) > 3:
         session.fail("wrong number of arguments for 'auth' command")
-    elif session.node.password is None:
-        session.fail("AUTH was given but this node has no password: start it with --password-file")
+    elif session.node.users.initial is not None:
+        session.fail("AUTH was given but anyone may come in: start the node with --password-file or --users")
     elif _admit(session, arguments[1:]):
         session.reply(replies.OK)
 
 
-@command("hello", -1)
+@command("hello", -1, "fast no_auth")
 def hello(session: Session, arguments: list[bytes]) -> None:
     """HELLO [2 | 3 [AUTH user password] [SETNAME name]]."""
     if len(arguments) > 1 and arguments[1] not in (b"2", b"3"):
@@ -79,8 +80,8 @@ def hello(session: Session, arguments: list[bytes]) -> None:
         else:
             fail_unknown(session, arguments[at], "AUTH user password, SETNAME name")
             return
-    if not session.authenticated:
-        session.fail("HELLO must be called with AUTH while this node has a password", "NOAUTH")
+    if session.user is None:
+        session.fail("HELLO must be called with AUTH while this node has users", "NOAUTH")
         return
     if not _set_name(session, name):
         return
@@ -127,7 +128,24 @@ def client(session: Session, arguments: list[bytes]) -> None:
             )
 
 
-@command("kvtide.trace", 2)
+@command("acl", -2)
+def acl(session: Session, arguments: list[bytes]) -> None:
+    """ACL WHOAMI, and for the role admin ACL LIST and ACL USERS."""
+    assert session.user is not None, "only known users come here"
+    word = arguments[1].upper()
+    if len(arguments) > 2 or word not in (b"WHOAMI", b"LIST", b"USERS"):
+        fail_unknown(session, arguments[1], "WHOAMI, LIST, USERS; users are in the file of --users")
+    elif word == b"WHOAMI":
+        session.reply_with(session.user.name)
+    elif not session.rights & ADMIN:
+        session.fail(*session.missing_right(ADMIN))
+    elif word == b"USERS":
+        session.reply_with([user.name for user in session.node.users.all()])
+    else:
+        session.reply_with([_acl_line(user) for user in session.node.users.all()])
+
+
+@command("kvtide.trace", 2, "write fast")
 def trace(session: Session, arguments: list[bytes]) -> None:
     """KVTIDE.TRACE json: one request as the engine saw it. From now on nothing is inferred here."""
     try:
@@ -147,12 +165,20 @@ def text_of(session: Session, index: int, arguments: list[bytes]) -> bytes:
 
 def _admit(session: Session, credentials: list[bytes]) -> bool:
     """Check ``[user,] password``; on failure the error is queued."""
-    user = credentials[0] if len(credentials) == 2 else b"default"
-    if session.node.password is None or (user == b"default" and session.node.password_is(credentials[-1])):
-        session.authenticated = True
+    name = credentials[0] if len(credentials) == 2 else DEFAULT.encode()
+    user = session.node.users.check(name, credentials[-1])
+    if user is not None:
+        session.become(user)
         return True
+    session.node.auth_failures += 1
     session.fail("invalid username-password pair or user is disabled.", "WRONGPASS")
     return False
+
+
+def _acl_line(user: User) -> str:
+    """A user as redis' ACL LIST shows it, without the hash."""
+    password = "nopass" if user.password_sha256 is None else "#..."
+    return " ".join(["user", user.name, "on", password, "~*", "-@all", *(f"+@{role}" for role in user.roles)])
 
 
 def _set_name(session: Session, name: bytes) -> bool:
@@ -183,7 +209,7 @@ def _described(session: Session) -> str:
         "db": 0,
         "omem": session.queued_bytes,
         "cmd": session.last_command.decode("utf-8", "backslashreplace").lower() or "NULL",
-        "user": "default",
+        "user": session.user.name if session.user else "(none)",
         "lib-name": session.library.get("lib-name", b"").decode(),
         "lib-ver": session.library.get("lib-ver", b"").decode(),
         "resp": 3 if session.resp3 else 2,

@@ -3,6 +3,7 @@
 import fnmatch
 import re
 
+from kvtide_cachenode.commands.below import acknowledge
 from kvtide_cachenode.commands.table import command, fail_unknown
 from kvtide_cachenode.inference import Access
 from kvtide_cachenode.session import Session
@@ -29,7 +30,7 @@ def exists(session: Session, arguments: list[bytes]) -> None:
 @command("del", -2, "write", (1, -1, 1))
 def del_(session: Session, arguments: list[bytes]) -> None:
     """DEL key [key …]."""
-    session.reply(replies.integer(sum(map(session.node.store.delete, arguments[1:]))))
+    acknowledge(session, replies.integer(sum(map(session.node.store.delete, arguments[1:]))))
 
 
 command("unlink", -2, "write fast", (1, -1, 1))(del_)
@@ -53,25 +54,26 @@ command("pttl", 2, "readonly fast", (1, 1, 1))(ttl)
 @command("dbsize", 1, "readonly fast")
 def dbsize(session: Session, arguments: list[bytes]) -> None:  # noqa: ARG001 - every handler's signature
     """DBSIZE."""
-    session.reply(replies.integer(len(session.node.store)))
+    session.reply(replies.integer(session.node.store.key_count()))
 
 
-@command("flushall", -1, "write")
+@command("flushall", -1, "write admin")
 def flushall(session: Session, arguments: list[bytes]) -> None:
     """FLUSHALL [ASYNC | SYNC]."""
     if len(arguments) > 2 or {*map(bytes.upper, arguments[1:])} - {b"ASYNC", b"SYNC"}:
         fail_unknown(session, arguments[-1], "ASYNC, SYNC")
         return
     session.node.store.clear()
-    session.reply(replies.OK)
+    acknowledge(session, replies.OK)
 
 
-command("flushdb", -1, "write")(flushall)
+command("flushdb", -1, "write admin")(flushall)
 
 
 @command("scan", -2, "readonly")
 def scan(session: Session, arguments: list[bytes]) -> None:
     """SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]."""
+    session.evidence = None  # whoever knows this node's keys need not know the map
     matches: re.Pattern[str] | None = None
     count, kind = SCAN_COUNT, b"string"
     try:

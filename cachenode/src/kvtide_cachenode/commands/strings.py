@@ -1,5 +1,6 @@
 """Reading and writing values."""
 
+from kvtide_cachenode.commands.below import acknowledge, in_dram, reply_value, reply_values
 from kvtide_cachenode.commands.table import command, fail_unknown
 from kvtide_cachenode.inference import Access
 from kvtide_cachenode.session import Session
@@ -14,6 +15,9 @@ def get(session: Session, arguments: list[bytes]) -> None:
     """GET key."""
     key = arguments[1]
     entry = session.node.store.get(key)
+    if entry is None and session.node.store.below(key):
+        session.answer_later(reply_value(session, key, Access.LOAD))
+        return
     session.reply_entry(entry)
     session.observe(Access.LOAD, (key,), (entry is not None,))
 
@@ -22,25 +26,31 @@ def get(session: Session, arguments: list[bytes]) -> None:
 def mget(session: Session, arguments: list[bytes]) -> None:
     """MGET key [key …]."""
     keys = arguments[1:]
+    if session.node.store.tiered and any(map(session.node.store.below, keys)):
+        session.answer_later(reply_values(session, keys))
+        return
     entries = list(map(session.node.store.get, keys))
-    session.reply(b"*%d\r\n" % len(entries))
-    for entry in entries:
-        session.reply_entry(entry)
+    session.reply_entries(entries)
     session.observe(Access.LOAD, keys, [entry is not None for entry in entries])
 
 
 @command("getdel", 2, "write fast", (1, 1, 1))
 def getdel(session: Session, arguments: list[bytes]) -> None:
     """GETDEL key."""
-    session.reply_entry(session.node.store.get(arguments[1]))
-    session.node.store.delete(arguments[1])
+    key, store = arguments[1], session.node.store
+
+    def reply_and_delete() -> None:
+        session.reply_entry(store.get(key))
+        store.delete(key)
+        acknowledge(session, b"")
+
+    in_dram(session, key, reply_and_delete)
 
 
 @command("strlen", 2, "readonly fast", (1, 1, 1))
 def strlen(session: Session, arguments: list[bytes]) -> None:
     """STRLEN key."""
-    entry = session.node.store.peek(arguments[1])
-    session.reply(replies.integer(entry.length if entry else 0))
+    session.reply(replies.integer(session.node.store.length_of(arguments[1]) or 0))
 
 
 @command("set", -3, "write denyoom", (1, 1, 1))
@@ -48,7 +58,7 @@ def set_(session: Session, arguments: list[bytes]) -> None:
     """SET key value [NX | XX] [GET] [KEEPTTL]."""
     if len(arguments) == 3:
         if _store(session, arguments[1], 2, arguments[2]):
-            session.reply(replies.OK)
+            acknowledge(session, replies.OK)
             session.observe(Access.STORE, arguments[1:2], (False,))
         return
     options = set(map(bytes.upper, arguments[3:]))
@@ -59,16 +69,24 @@ def set_(session: Session, arguments: list[bytes]) -> None:
     if unknown or {b"NX", b"XX"} <= options:
         fail_unknown(session, b" ".join(sorted(unknown or options)), "NX or XX, GET, KEEPTTL")
         return
+    if b"GET" in options:
+        in_dram(session, arguments[1], lambda: _set_if(session, arguments, options))
+    else:
+        _set_if(session, arguments, options)
+
+
+def _set_if(session: Session, arguments: list[bytes], options: set[bytes]) -> None:
+    """SET with options; the old value is in DRAM if it is asked for."""
     store, key = session.node.store, arguments[1]
-    old = store.peek(key)
+    exists = store.exists(key)
     answer = replies.OK
     if b"GET" in options:
+        old = store.peek(key)
         answer = session.nil if old is None else replies.bulk(store.value(old))
-    if (b"NX" in options and old is not None) or (b"XX" in options and old is None):
+    if (b"NX" in options and exists) or (b"XX" in options and not exists):
         session.reply(answer if b"GET" in options else session.nil)
-        return
-    if _store(session, key, 2, arguments[2]):
-        session.reply(answer)
+    elif _store(session, key, 2, arguments[2]):
+        acknowledge(session, answer)
         session.observe(Access.STORE, (key,), (False,))
 
 
@@ -79,7 +97,7 @@ def setnx(session: Session, arguments: list[bytes]) -> None:
     if session.node.store.exists(key):
         session.reply(replies.integer(0))
     elif _store(session, key, 2, arguments[2]):
-        session.reply(replies.integer(1))
+        acknowledge(session, replies.integer(1))
         session.observe(Access.STORE, (key,), (False,))
 
 
@@ -92,7 +110,7 @@ def mset(session: Session, arguments: list[bytes]) -> None:
     for index in range(2, len(arguments), 2):
         if not _store(session, arguments[index - 1], index, arguments[index]):
             return
-    session.reply(replies.OK)
+    acknowledge(session, replies.OK)
     keys = arguments[1::2]
     session.observe(Access.STORE, keys, [False] * len(keys))
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvtide_cachenode.session import Session
+from kvtide_cachenode.users import ADMIN, KNOWN, READ, WRITE
 
 Handler = Callable[[Session, list[bytes]], None]
 """Takes the session and the whole command, its name first, and queues exactly one reply."""
@@ -14,7 +15,8 @@ class Command:
     """One word of the protocol, described as COMMAND INFO does.
 
     ``arity`` counts the name; negative means at least that many. Keys are the arguments from ``first_key``
-    to ``last_key`` (-1: to the end) by ``key_step``; 0 where there are none.
+    to ``last_key`` (-1: to the end) by ``key_step``; 0 where there are none. ``needs`` are the rights that
+    a user must have, as bits.
     """
 
     name: str
@@ -24,11 +26,14 @@ class Command:
     first_key: int
     last_key: int
     key_step: int
+    needs: int
 
     def accepts(self, count: int) -> bool:
         """Whether ``count`` arguments, the name included, are right."""
         return count == self.arity if self.arity >= 0 else count >= -self.arity
 
+
+_RIGHT_OF_FLAG = {"readonly": READ, "write": WRITE, "admin": ADMIN}
 
 TABLE: dict[bytes, Command] = {}
 
@@ -39,7 +44,9 @@ def command(
     """Register a handler under ``name``; flags are space-separated."""
 
     def register(handler: Handler) -> Handler:
-        described = Command(name, handler, arity, tuple(flags.split()), *keys)
+        words = tuple(flags.split())
+        rights = KNOWN | sum(bit for flag, bit in _RIGHT_OF_FLAG.items() if flag in words)
+        described = Command(name, handler, arity, words, *keys, needs=0 if "no_auth" in words else rights)
         # Clients write a command in one of these two ways; anything else goes through upper().
         TABLE[name.upper().encode()] = TABLE[name.encode()] = described
         return handler

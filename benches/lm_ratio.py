@@ -1,0 +1,247 @@
+"""`lm://` PUT and GET: this node against LMCache's own `lmcache_server`, side by side in one run.
+
+    python benches/lm_ratio.py --lmcache-server VENV/bin/lmcache_server [--json]
+
+Both servers run on this machine and get the same load from the same client, in turns. The keys are few and
+overwritten, so that `lmcache_server`, which never evicts, stays within `WORKING_SET_BYTES`. A PUT has no
+reply: a run of PUTs ends with an EXIST, whose reply says that all of them were read. Each figure is the
+median of the rounds; the ratio is the median of the rounds' ratios. Where the machine is the
+limit, the rates are alike and the servers' CPU time tells more.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+REQUEST = struct.Struct("<9i150s")
+REPLY = struct.Struct("<9i")
+PUT, GET, EXIST, HEALTH = 1, 2, 3, 5
+SUCCESS = 200
+WORKING_SET_BYTES = 128 << 20  # of each server, for every size and number of connections
+SIZES_BYTES = (1 << 20, 4 << 20)
+START_DEADLINE_S = 60  # lmcache_server imports torch first
+REPLY_DEADLINE_S = 30
+
+
+class Client:
+    """One blocking connection that leaves copying to the server.
+
+    A PUT sends pages of a memory file (`sendfile`), a GET's payload is counted and dropped by the kernel
+    (`MSG_TRUNC`), so that on a machine of few cores the server is measured and not its client. `read` is a
+    GET that really receives.
+    """
+
+    def __init__(self, address, size_bytes, payload=b""):
+        self.socket = socket.create_connection(address, timeout=REPLY_DEADLINE_S)
+        self.payload = memoryview(bytearray(size_bytes))
+        self.file = os.fdopen(os.memfd_create("payload"), "w+b", buffering=0)
+        self.file.write(payload)
+
+    def close(self):
+        self.socket.close()
+        self.file.close()
+
+    def header(self, command, key, length=0):
+        return REQUEST.pack(command, length, 1, 3, 0, 2, 1, length // 4, 1, key.ljust(150))
+
+    def put(self, key):
+        size_bytes = len(self.payload)
+        self.socket.sendall(self.header(PUT, key, size_bytes))
+        assert self.socket.sendfile(self.file, 0, size_bytes) == size_bytes
+
+    def ask(self, command, key, flags=socket.MSG_TRUNC):
+        """The reply's code."""
+        self.socket.sendall(self.header(command, key))
+        code, length, *_ = REPLY.unpack(self._receive(memoryview(bytearray(REPLY.size))))
+        self._receive(self.payload[:length], flags)
+        return code
+
+    def read(self, key):
+        """The value of a key that is there."""
+        assert self.ask(GET, key, 0) == SUCCESS
+        return self.payload
+
+    def _receive(self, target, flags=0):
+        done = 0
+        while done < len(target):
+            count = self.socket.recv_into(target[done:], 0, flags)
+            if count == 0:
+                sys.exit("the server closed the connection in the middle of a reply; look at its log")
+            done += count
+        return target
+
+
+def keys_of(connection, connections, size_bytes):
+    count = max(1, WORKING_SET_BYTES // size_bytes // connections)
+    return [b"bench@1@%d@%x@bfloat16" % (connection, number) for number in range(count)]
+
+
+def run_puts(client, keys, requests, payload):  # noqa: ARG001 - as `run_gets`
+    for number in range(requests):
+        client.put(keys[number % len(keys)])
+    assert client.ask(EXIST, keys[0]) == SUCCESS
+
+
+def run_gets(client, keys, requests, payload):
+    for number in range(requests):
+        assert client.ask(GET, keys[number % len(keys)]) == SUCCESS
+    for key in keys[:2]:
+        assert client.read(key) == payload, "a value read is not the one that was written"
+
+
+def rate_mb_s(address, run, size_bytes, connections, requests):
+    """Megabytes a second of ``requests`` PUTs or GETs on each of ``connections`` connections."""
+    payload = memoryview(os.urandom(4096) * (size_bytes // 4096))
+    clients = [Client(address, size_bytes, payload) for _ in range(connections)]
+    keys = [keys_of(number, connections, size_bytes) for number in range(connections)]
+    for client, own in zip(clients, keys, strict=True):
+        run_puts(client, own, len(own), payload)
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(connections) as pool:
+        list(pool.map(run, clients, keys, [requests] * connections, [payload] * connections))
+    elapsed_s = time.perf_counter() - begin
+    for client in clients:
+        client.close()
+    return connections * requests * size_bytes / elapsed_s / 1e6
+
+
+def measured(address, pid, run, size_bytes, connections, requests):
+    """Megabytes a second, and what they cost the server: CPU seconds a gigabyte, filling included."""
+    before_s = cpu_s(pid)
+    mb_s = rate_mb_s(address, run, size_bytes, connections, requests)
+    filled = sum(len(keys_of(number, connections, size_bytes)) for number in range(connections))
+    return mb_s, (cpu_s(pid) - before_s) / ((connections * requests + filled) * size_bytes / 1e9)
+
+
+def cpu_s(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def process(command, stdout, stderr):
+    """``command`` as a child process that is gone afterwards."""
+    child = subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True)
+    try:
+        yield child
+    finally:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def wait_until_healthy(address, child, name):
+    deadline = time.monotonic() + START_DEADLINE_S
+    while child.poll() is None and time.monotonic() < deadline:
+        try:
+            client = Client(address, 0)
+        except OSError:
+            time.sleep(0.1)
+            continue
+        assert client.ask(HEALTH, b"bench@1@0@0@bfloat16") == SUCCESS
+        client.close()
+        return
+    sys.exit(f"{name} did not answer on {address[0]}:{address[1]} within {START_DEADLINE_S} s")
+
+
+@contextmanager
+def lmcache_server(program, log):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = probe.getsockname()
+    with process([program, address[0], str(address[1])], log, log) as child:
+        wait_until_healthy(address, child, "lmcache_server")
+        yield address, child.pid
+
+
+@contextmanager
+def kvtide_node(program, log):
+    listen = [part for flag in ("--listen", "--lm", "--admin") for part in (flag, "127.0.0.1:0")]
+    with process([program, "serve", *listen, "--dram", "1Gi"], subprocess.PIPE, log) as child:
+        line = child.stdout.readline()
+        if not line:
+            sys.exit(f"{program} did not start: {Path(log.name).read_text()[-400:].strip()}")
+        host, port = json.loads(line)["lm"].rsplit(":", 1)
+        wait_until_healthy((host, int(port)), child, "kvtide-node")
+        yield (host, int(port)), child.pid
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--lmcache-server", default=shutil.which("lmcache_server"), metavar="PROGRAM")
+    parser.add_argument("--node", default=str(Path(sys.executable).with_name("kvtide-node")))
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--megabytes", type=int, default=1000, help="moved in one round of one cell")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.lmcache_server is None:
+        parser.error("no lmcache_server on PATH: `pip install lmcache==0.5.6` somewhere and name it")
+    return options
+
+
+def cells(options, theirs, ours):
+    for size_bytes in SIZES_BYTES:
+        for connections in options.connections:
+            requests = max(1, options.megabytes * 1_000_000 // size_bytes // connections)
+            for name, run in (("PUT", run_puts), ("GET", run_gets)):
+                load = (run, size_bytes, connections, requests)
+                rounds = [
+                    [measured(*server, *load) for server in (theirs, ours)] for _ in range(options.rounds)
+                ]
+                rates, costs = ([[pair[at] for pair in both] for both in rounds] for at in (0, 1))
+                their_mb_s, our_mb_s = (statistics.median(column) for column in zip(*rates, strict=True))
+                their_cpu, our_cpu = (statistics.median(column) for column in zip(*costs, strict=True))
+                yield {
+                    "operation": name,
+                    "size_bytes": size_bytes,
+                    "connections": connections,
+                    "lmcache_server_mb_s": round(their_mb_s),
+                    "kvtide_mb_s": round(our_mb_s),
+                    "ratio": round(statistics.median(ours / theirs for theirs, ours in rates), 2),
+                    "lmcache_server_cpu_s_per_gb": round(their_cpu, 3),
+                    "kvtide_cpu_s_per_gb": round(our_cpu, 3),
+                }
+
+
+def show(cell):
+    size = f"{cell['size_bytes'] >> 20} MiB"
+    print(f"{cell['operation']:4} {size:>6} {cell['connections']:>12}", end=" ")
+    print(f"{cell['lmcache_server_mb_s']:>15} {cell['kvtide_mb_s']:>8} {cell['ratio']:>6}", end=" ")
+    print(f"{cell['lmcache_server_cpu_s_per_gb']:>9} {cell['kvtide_cpu_s_per_gb']:>6}", flush=True)
+
+
+def main():
+    options = arguments()
+    with ExitStack() as stack:
+        their_log, our_log = (stack.enter_context(tempfile.NamedTemporaryFile("w")) for _ in range(2))
+        theirs = stack.enter_context(lmcache_server(options.lmcache_server, their_log))
+        ours = stack.enter_context(kvtide_node(options.node, our_log))
+        if options.json:
+            print(json.dumps(list(cells(options, theirs, ours)), indent=2))
+            return
+        print(
+            f"{'MB/s':4} {'size':>6} {'connections':>12} {'lmcache_server':>15} {'kvtide':>8} {'ratio':>6}",
+            end=" ",
+        )
+        print(f"{'CPU s/GB:':>9} {'kvtide':>6}")
+        for cell in cells(options, theirs, ours):
+            show(cell)
+
+
+if __name__ == "__main__":
+    main()

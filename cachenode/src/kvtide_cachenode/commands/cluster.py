@@ -1,0 +1,103 @@
+"""Redis Cluster's questions and announcements, and what nodes say to each other."""
+
+import msgspec
+
+from kvtide_cachenode.cluster import replies as topology_replies
+from kvtide_cachenode.cluster.redirect import Caller, Kind, View
+from kvtide_cachenode.cluster.slots import SLOTS, key_slot, keys_in_slot
+from kvtide_cachenode.cluster.topology import Topology
+from kvtide_cachenode.commands.connection import text_of
+from kvtide_cachenode.commands.table import command, fail_unknown
+from kvtide_cachenode.membership import OlderTopologyError
+from kvtide_cachenode.session import Session
+from kvtide_cachenode.wire import replies
+
+ABOUT = {
+    b"SLOTS": topology_replies.slots,
+    b"SHARDS": topology_replies.shards,
+    b"NODES": topology_replies.nodes,
+    b"INFO": topology_replies.info,
+}
+# Who asks these can follow redirects from then on.
+MAPS = frozenset({b"SLOTS", b"SHARDS", b"NODES"})
+KNOWN = "SLOTS, SHARDS, NODES, INFO, MYID, KEYSLOT, COUNTKEYSINSLOT"
+
+
+@command("cluster", -2, "")
+def cluster(session: Session, arguments: list[bytes]) -> None:
+    """CLUSTER with one of the sub-commands below."""
+    word, rest = arguments[1].upper(), arguments[2:]
+    member = session.node.cluster
+    match word, len(rest):
+        case ((b"SLOTS" | b"SHARDS" | b"NODES" | b"INFO"), 0):
+            _about(session, word, member.view)
+        case b"MYID", 0:
+            session.reply_with(member.id)
+        case b"KEYSLOT", 1:
+            session.reply(replies.integer(key_slot(rest[0])))
+        case b"COUNTKEYSINSLOT", 1:
+            _keys_in_slot(session, rest[0])
+        case _:
+            fail_unknown(session, word, KNOWN)
+
+
+@command("asking", 1)
+def asking(session: Session, arguments: list[bytes]) -> None:  # noqa: ARG001 - every handler's signature
+    """ASKING: the next command is about a slot that this node imports."""
+    session.caller = Caller(session.caller.kind, asking=True, epoch=session.caller.epoch)
+    session.reply(replies.OK)
+
+
+@command("readonly", 1)
+def readonly(session: Session, arguments: list[bytes]) -> None:  # noqa: ARG001 - every handler's signature
+    """READONLY: there are no replicas, so nothing changes."""
+    session.reply(replies.OK)
+
+
+command("readwrite", 1)(readonly)
+
+
+@command("kvtide.peer", 3, "admin fast")
+def peer(session: Session, arguments: list[bytes]) -> None:
+    """KVTIDE.PEER epoch id: the client is this node of the cluster, and forwards, one key a command."""
+    if not arguments[1].isdigit() or len(arguments[1]) > 19:
+        session.fail("KVTIDE.PEER epoch id: expected a number and a node's id")
+        return
+    epoch = int(arguments[1])
+    session.caller = Caller(Kind.PEER, epoch=epoch)
+    session.evidence = None
+    # The node that its client is connected to observes the whole request.
+    session.inference = None
+    session.node.cluster.hear(arguments[2].decode("latin-1"), epoch)
+    session.reply(replies.bulk(msgspec.json.encode(session.node.cluster.state())))
+
+
+@command("kvtide.topology", 2, "admin")
+def topology(session: Session, arguments: list[bytes]) -> None:
+    """KVTIDE.TOPOLOGY json: a node that is being drained tells the others where its slots go."""
+    try:
+        wanted = msgspec.json.decode(text_of(session, 1, arguments), type=Topology)
+        session.node.cluster.adopt(wanted)
+    except (msgspec.MsgspecError, OlderTopologyError) as error:
+        session.fail(str(error))
+        return
+    session.reply(replies.bulk(msgspec.json.encode(session.node.cluster.state())))
+
+
+def _about(session: Session, word: bytes, view: View | None) -> None:
+    if view is None:
+        session.fail("This instance has cluster support disabled")
+        return
+    if word in MAPS and session.caller.kind is Kind.UNAWARE:
+        session.caller = Caller(Kind.AWARE)
+        session.evidence = None
+    said = ABOUT[word](view)
+    session.reply_with(said)
+
+
+def _keys_in_slot(session: Session, text: bytes) -> None:
+    if not text.isdigit() or len(text) > 5 or int(text) >= SLOTS:
+        session.fail(f"Invalid slot: expected a number from 0 to {SLOTS - 1}")
+        return
+    found = keys_in_slot(session.node.store.keys(), int(text))
+    session.reply(replies.integer(sum(1 for _ in found)))

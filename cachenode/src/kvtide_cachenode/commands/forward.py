@@ -1,0 +1,374 @@
+"""Commands whose keys are elsewhere: sent to the node that has them, its reply streamed to the client.
+
+What is not here of a reply is in the peer's socket: a reply passes through one link's buffer, and no more is
+read than the client takes. A value on its way to its owner lies in the arena, charged like any other, until
+the owner has answered, so that it can be sent once more when that node names another one.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from kvtide_cachenode.cluster.redirect import LAST_HOP, UNAWARE, Forward, Serve, decide
+from kvtide_cachenode.cluster.topology import Node
+from kvtide_cachenode.commands.table import TABLE
+from kvtide_cachenode.inference import Access
+from kvtide_cachenode.membership import Membership
+from kvtide_cachenode.peer_link import PeerLink, PeerLostError, bulk_length
+from kvtide_cachenode.session import Landed, ReplyCutError, Session
+from kvtide_cachenode.store import Reservation
+from kvtide_cachenode.wire import replies
+
+# From sending a command to the first byte of its reply; then, to the last byte of it.
+ANSWER_S: Final = 10.0
+STREAM_S: Final = 60.0
+COPIED_BYTES: Final = 16 * 1024  # a shorter rest of a reply is copied, so that the link is free at once
+MAX_UNSENT_BYTES: Final = 1024 * 1024
+
+
+class Merge(Enum):
+    """How the replies for single keys become one."""
+
+    ONE = auto()  # the command has one key
+    ARRAY = auto()
+    SUM = auto()
+    OK = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A command with keys: what is sent for each, and what is said of a key whose owner does not answer.
+
+    ``missing`` is None where silence must not pass for success: then the client gets an error.
+    """
+
+    each: bytes
+    merge: Merge
+    missing: bytes | None = None
+    access: Access | None = None
+
+
+# One row for every command of the table that has keys.
+SPLITS: Final = {
+    "get": Split(b"GET", Merge.ONE, b"$-1", Access.LOAD),
+    "mget": Split(b"GET", Merge.ARRAY, b"$-1", Access.LOAD),
+    "exists": Split(b"EXISTS", Merge.SUM, b":0", Access.LOOK_UP),
+    "strlen": Split(b"STRLEN", Merge.ONE, b":0"),
+    "type": Split(b"TYPE", Merge.ONE, b"+none"),
+    "ttl": Split(b"TTL", Merge.ONE, b":-2"),
+    "pttl": Split(b"PTTL", Merge.ONE, b":-2"),
+    "set": Split(b"SET", Merge.ONE, None, Access.STORE),
+    "setnx": Split(b"SETNX", Merge.ONE, None, Access.STORE),
+    "mset": Split(b"SET", Merge.OK, None, Access.STORE),
+    "getdel": Split(b"GETDEL", Merge.ONE),
+    "del": Split(b"DEL", Merge.SUM),
+    "unlink": Split(b"UNLINK", Merge.SUM),
+}
+
+
+class ServeHere(Exception):  # noqa: N818 - no error: the owner says that this node has the key
+    """The peer named this node."""
+
+
+async def forward(
+    session: Session, name: str, arguments: list[bytes], landed: Landed, owner: Node, epoch: int
+) -> None:
+    """Have ``owner``, who has the key as of ``epoch``, run a command on it, and pass its reply on."""
+    how = SPLITS[name]
+    try:
+        async with AsyncExitStack() as stack:
+            try:
+                link, line = await ask(stack, session.node.cluster, owner, epoch, _words(arguments, landed))
+            except (PeerLostError, TimeoutError) as error:
+                line = _unreachable(session, how, owner, error)
+                session.reply(session.nil if line == b"$-1" else line + replies.CRLF)
+                return
+            except ServeHere:
+                await _serve(session, arguments, landed)
+                return
+            await _relay(session, link, line)
+        _observe(session, how, arguments[1:2], [not _nothing(line)])
+    finally:
+        _drop(session, landed)
+
+
+async def scatter(
+    session: Session,
+    name: str,
+    arguments: list[bytes],
+    landed: Landed,
+    each: Sequence[Serve | Forward],
+    epoch: int,
+) -> None:
+    """Run a command on several keys, each where it is as of ``epoch``, and merge the replies in their order.
+
+    The keys of one node are asked for in one pipeline; the links are taken in one order by everybody, so that
+    two commands never wait for each other's.
+    """
+    how, step = SPLITS[name], (len(arguments) - 1) // len(each)
+    requests = [[how.each, *arguments[at : at + step]] for at in range(1, len(arguments), step)]
+    parts: list[Landed] = [{} for _ in each]
+    for index, value in landed.items():
+        parts[(index - 1) // step][(index - 1) % step + 1] = value
+    inference, session.inference = session.inference, None  # the command is observed once, as a whole
+    try:
+        async with AsyncExitStack() as stack:
+            links = await _pipelines(stack, session, requests, parts, each, epoch)
+            lines = await _merged(session, how, requests, parts, each, links)
+    finally:
+        session.inference = inference
+        for part in parts:
+            _drop(session, part)
+    _observe(session, how, [request[1] for request in requests], [not _nothing(line) for line in lines])
+
+
+async def ask(
+    stack: AsyncExitStack, cluster: Membership, owner: Node, epoch: int, words: Sequence[bytes | memoryview]
+) -> tuple[PeerLink, bytes]:
+    """Send a command to ``owner`` and, where that one names another node, once more to that.
+
+    ``epoch`` is that of the topology that named the owner, not of one adopted since: told a newer epoch, a
+    node believes that it is meant, and serves what it may have sent away. Returns the link and the first line
+    of the reply; the caller reads the rest and calls `PeerLink.taken`.
+
+    Raises:
+        PeerLostError: the node does not answer.
+        TimeoutError: it does not answer in time.
+        ServeHere: it says that this node has the key.
+    """
+    cluster.counters.forwarded += 1
+    address = owner.host, owner.port
+    async with asyncio.timeout(ANSWER_S):
+        while True:
+            link = await stack.enter_async_context(cluster.peers.link(address, epoch))
+            link.send(*words)
+            line = await link.line()
+            named = _named(line)
+            if named is None or epoch == LAST_HOP:
+                return link, line
+            link.taken()
+            await stack.aclose()
+            if named == cluster.address:
+                raise ServeHere
+            address, epoch = named, LAST_HOP
+
+
+async def stream(session: Session, link: PeerLink, left: int, dropped: int = 0) -> None:
+    """Pass ``left`` bytes of a reply on, no faster than the client reads; ``dropped`` more end the reply.
+
+    Raises:
+        ReplyCutError: the peer is lost in the middle of it.
+    """
+    try:
+        async with asyncio.timeout(STREAM_S):
+            while left:
+                chunk = await link.chunk(left)
+                left -= len(chunk)
+                if not left and len(chunk) <= COPIED_BYTES:
+                    session.reply(bytes(chunk))
+                else:
+                    session.reply(chunk)
+                    await session.room(0)
+                link.consume(len(chunk))
+            await link.drop(dropped)
+    except (PeerLostError, TimeoutError) as error:
+        raise ReplyCutError(str(error)) from None
+    link.taken()
+
+
+async def _pipelines(
+    stack: AsyncExitStack,
+    session: Session,
+    requests: list[list[bytes]],
+    parts: list[Landed],
+    each: Sequence[Serve | Forward],
+    epoch: int,
+) -> dict[str, PeerLink]:
+    """Links by node id, every request that is to be forwarded on its way."""
+    cluster = session.node.cluster
+    owners = {decision.node.id: decision.node for decision in each if isinstance(decision, Forward)}
+    links = {}
+    for node_id in sorted(owners):
+        owner = owners[node_id]
+        try:
+            link = await stack.enter_async_context(cluster.peers.link((owner.host, owner.port), epoch))
+            for request, part, decision in zip(requests, parts, each, strict=True):
+                if isinstance(decision, Forward) and decision.node.id == node_id:
+                    link.send(*_words(request, part))
+                    cluster.counters.forwarded += 1
+        except PeerLostError:
+            continue
+        links[node_id] = link
+    return links
+
+
+async def _merged(
+    session: Session,
+    how: Split,
+    requests: list[list[bytes]],
+    parts: list[Landed],
+    each: Sequence[Serve | Forward],
+    links: dict[str, PeerLink],
+) -> list[bytes]:
+    """Queue the merged reply; the first line of each single one."""
+    if how.merge is Merge.ARRAY:
+        session.reply(b"*%d\r\n" % len(each))
+    lines = []
+    for request, part, decision in zip(requests, parts, each, strict=True):
+        if isinstance(decision, Serve):
+            line = await _served_or_asked(session, how, request, part)
+        else:
+            line = await _forwarded(session, how, request, part, decision.node, links)
+        lines.append(line)
+        if session.queued_bytes > MAX_UNSENT_BYTES:
+            await session.room(MAX_UNSENT_BYTES)
+    if how.merge is not Merge.ARRAY:
+        failed = next((line for line in lines if line[:1] == b"-"), None)
+        total = (
+            b"+OK" if how.merge is Merge.OK else b":%d" % sum(int(line[1:]) for line in lines if not failed)
+        )
+        session.reply((failed or total) + replies.CRLF)
+    return lines
+
+
+async def _served(session: Session, how: Split, request: list[bytes], part: Landed) -> bytes:
+    """Run one key's command here; its reply is queued for an array, else only returned."""
+    if how.merge is Merge.ARRAY:
+        present = session.node.store.exists(request[1])
+        await _serve(session, request, part)
+        return b"$" if present else b"$-1"
+    await session.room(0)  # what is queued from here on is the reply
+    await _serve(session, request, part)
+    line = b"".join(session.out)
+    session.out.clear()
+    session.queued_bytes = 0
+    return line.removesuffix(replies.CRLF)
+
+
+async def _served_or_asked(session: Session, how: Split, request: list[bytes], part: Landed) -> bytes:
+    """Run one key's command here, unless the key was sent away while earlier keys were waited for."""
+    view = session.node.cluster.view
+    assert view is not None, "a command is scattered in a cluster"
+    decision = decide(view, UNAWARE, (request[1],), session.node.store.exists)
+    if isinstance(decision, Forward):
+        return await _asked(session, how, request, part, decision.node, view.topology.epoch)
+    return await _served(session, how, request, part)
+
+
+async def _asked(
+    session: Session, how: Split, request: list[bytes], part: Landed, owner: Node, epoch: int
+) -> bytes:
+    """Ask a node for one key; its reply is queued for an array, else only returned."""
+    try:
+        async with AsyncExitStack() as stack:
+            link, line = await ask(stack, session.node.cluster, owner, epoch, _words(request, part))
+            await _take(session, how, link, line)
+            return line
+    except ServeHere:
+        return await _served(session, how, request, part)
+    except (PeerLostError, TimeoutError) as error:
+        return _lost(session, how, owner, error)
+
+
+async def _forwarded(
+    session: Session, how: Split, request: list[bytes], part: Landed, owner: Node, links: dict[str, PeerLink]
+) -> bytes:
+    """Take one key's reply off its link; it is queued for an array, else only returned."""
+    link = links.get(owner.id)
+    try:
+        if link is None:
+            raise PeerLostError("no link")
+        async with asyncio.timeout(ANSWER_S):
+            line = await link.line()
+        named = _named(line)
+        if named is None:
+            await _take(session, how, link, line)
+            return line
+        link.taken()
+    except (PeerLostError, TimeoutError) as error:
+        links.pop(owner.id, None)  # what else it was asked for is not waited for
+        return _lost(session, how, owner, error)
+    if named == session.node.cluster.address:
+        return await _served(session, how, request, part)
+    return await _asked(session, how, request, part, Node(owner.id, *named, 0), LAST_HOP)
+
+
+def _lost(session: Session, how: Split, owner: Node, error: Exception) -> bytes:
+    line = _unreachable(session, how, owner, error)
+    if how.merge is Merge.ARRAY:
+        session.reply(session.nil)
+    return line
+
+
+async def _take(session: Session, how: Split, link: PeerLink, line: bytes) -> None:
+    if how.merge is Merge.ARRAY:
+        await _relay(session, link, line)
+    else:
+        link.taken()
+
+
+async def _relay(session: Session, link: PeerLink, line: bytes) -> None:
+    """Queue a reply whose first line was read."""
+    length = bulk_length(line)
+    session.node.cluster.counters.forwarded_bytes += length or 0
+    if length is None:
+        link.taken()
+        session.reply(session.nil if line == b"$-1" else line + replies.CRLF)
+    else:
+        session.reply(line + replies.CRLF)
+        await stream(session, link, length + 2)
+
+
+async def _serve(session: Session, request: list[bytes], part: Landed) -> None:
+    session.landed = dict(part)
+    part.clear()
+    TABLE[request[0].upper()].handler(session, request)
+    session.drop_landed()
+    while session.later is not None:
+        work, session.later = session.later, None
+        await work
+
+
+def _unreachable(session: Session, how: Split, owner: Node, error: Exception) -> bytes:
+    session.node.cluster.counters.forward_failures += 1
+    if how.missing is not None:
+        return how.missing
+    reason = str(error) or f"no answer within {ANSWER_S:.0f} s"
+    sentence = f"the keys' owner {owner.host}:{owner.port} does not answer: {reason}"
+    return replies.error(sentence, "CLUSTERDOWN").removesuffix(replies.CRLF)
+
+
+def _words(arguments: Sequence[bytes], landed: Landed) -> list[bytes | memoryview]:
+    words: list[bytes | memoryview] = list(arguments)
+    for index, value in landed.items():
+        words[index] = value.memory if isinstance(value, Reservation) else bytes(value)
+    return words
+
+
+def _named(line: bytes) -> tuple[str, int] | None:
+    """The node that a redirect names."""
+    if not line.startswith((b"-MOVED ", b"-ASK ")):
+        return None
+    host, _, port = line.decode().split(" ")[2].rpartition(":")
+    return host, int(port)
+
+
+def _nothing(line: bytes) -> bool:
+    """Whether a single key's reply says that the key is not there."""
+    return line in (b"$-1", b":0")
+
+
+def _observe(session: Session, how: Split, keys: list[bytes], found: list[bool]) -> None:
+    if how.access is not None:
+        hits = [False] * len(keys) if how.access is Access.STORE else found
+        session.observe(how.access, keys, hits)
+
+
+def _drop(session: Session, landed: Landed) -> None:
+    for value in landed.values():
+        if isinstance(value, Reservation):
+            session.node.store.abort(value)
+    landed.clear()

@@ -1,0 +1,67 @@
+"""Where a command with keys runs: here, or on the node that has them (`cluster.redirect` decides)."""
+
+from dataclasses import replace
+
+from kvtide_cachenode.cluster.redirect import Caller, Forward, Kind, Scatter, Serve, View, decide
+from kvtide_cachenode.cluster.replies import refusal
+from kvtide_cachenode.cluster.slots import key_slot
+from kvtide_cachenode.commands.forward import forward, scatter
+from kvtide_cachenode.commands.table import Command
+from kvtide_cachenode.session import Session
+
+
+def run(session: Session, command: Command, arguments: list[bytes]) -> None:
+    """Run a command with keys, or see to it that another node does."""
+    view = session.node.cluster.view
+    if view is None:
+        command.handler(session, arguments)
+        return
+    if len(arguments) == 2 or command.last_key == 1:
+        slot = key_slot(arguments[1])
+        if view.settled[slot]:
+            if session.evidence is not None:
+                session.evidence.owned(slot, view.slot_bits)
+            if session.caller.asking:
+                session.caller = replace(session.caller, asking=False)
+            command.handler(session, arguments)
+            return
+    _route(session, command, arguments, view)
+
+
+def _route(session: Session, command: Command, arguments: list[bytes], view: View) -> None:
+    node = session.node
+    last = command.last_key if command.last_key > 0 else len(arguments) + command.last_key
+    keys = arguments[command.first_key : last + 1 : command.key_step]
+    decision = decide(view, _caller(session, keys, view), keys, node.store.exists)
+    epoch = view.topology.epoch
+    match decision:
+        case Serve():
+            command.handler(session, arguments)
+        case Forward(owner):
+            landed, session.landed = session.landed, {}
+            session.answer_later(forward(session, command.name, arguments, landed, owner, epoch))
+        case Scatter(each):
+            landed, session.landed = session.landed, {}
+            session.answer_later(scatter(session, command.name, arguments, landed, each, epoch))
+        case _:
+            node.cluster.counters.redirected += 1
+            session.reply(refusal(decision))
+
+
+def _caller(session: Session, keys: list[bytes], view: View) -> Caller:
+    """Who asks; ASKING holds for this command alone."""
+    caller = session.caller
+    if caller.asking:
+        session.caller = replace(caller, asking=False)
+    evidence = session.evidence
+    if caller.kind is Kind.UNAWARE and evidence is not None:
+        for slot in map(key_slot, keys):
+            if not view.owns(slot):
+                if evidence.enough:
+                    session.evidence = None
+                    session.caller = Caller(Kind.AWARE)
+                    return replace(session.caller, asking=caller.asking)
+                evidence.foreign()
+            elif view.settled[slot]:
+                evidence.owned(slot, view.slot_bits)
+    return caller

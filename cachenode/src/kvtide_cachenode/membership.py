@@ -1,0 +1,149 @@
+"""This node's place in the cluster: the topology it has adopted, what others say, what follows."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kvtide_cachenode.cluster.redirect import LAST_HOP, View
+from kvtide_cachenode.cluster.slots import key_slot
+from kvtide_cachenode.cluster.topology import Topology
+from kvtide_cachenode.peer_link import PeerState
+from kvtide_cachenode.peers import POLL_S, Peers
+from kvtide_cachenode.slot_mover import Moved, SlotMover
+from kvtide_cachenode.store import Store, TieredStore
+
+# Keys looked at between two turns of the loop when entries of lost slots are deleted: about a millisecond.
+KEYS_PER_TURN: Final = 1000
+
+
+class OlderTopologyError(Exception):
+    """A topology was refused: this node has a newer one, or another one of the same epoch."""
+
+
+@dataclass(slots=True)
+class ClusterCounters:
+    """What happened since the start."""
+
+    forwarded: int = 0
+    forwarded_bytes: int = 0
+    forward_failures: int = 0
+    redirected: int = 0
+
+
+class Membership:
+    """Until a topology is adopted the node is alone: it owns everything and `view` is None."""
+
+    def __init__(
+        self, store: Store, node_id: str, password: bytes | None, tls: ssl.SSLContext | None
+    ) -> None:
+        self.id = node_id
+        self.view: View | None = None
+        self.counters = ClusterCounters()
+        self.moved = Moved()
+        self.peers = Peers(node_id, password, tls)
+        self._store = store
+        self._mover: SlotMover | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def epoch(self) -> int:
+        """Of the adopted topology, 0 when there is none."""
+        return 0 if self.view is None else self.view.topology.epoch
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Where the topology says that this node listens; None when it is no member."""
+        if self.view is None or self.id not in self.view.topology.index:
+            return None
+        node = self.view.topology.nodes[self.view.place]
+        return node.host, node.port
+
+    @property
+    def emptied(self) -> bool:
+        """Whether nothing is left here of slots that move away."""
+        return self._mover is None or self._mover.done
+
+    def state(self) -> PeerState:
+        """What KVTIDE.PEER answers."""
+        capacity_bytes, used_bytes = self._store.capacity_bytes, self._store.used_bytes
+        if isinstance(self._store, TieredStore):
+            log = self._store.log.stats()
+            capacity_bytes += log.cap_bytes
+            used_bytes += log.used_bytes
+        return PeerState(self.id, self.epoch, capacity_bytes, used_bytes)
+
+    def adopt(self, topology: Topology) -> None:
+        """Act by ``topology`` from now on; the same one again changes nothing.
+
+        Entries of slots that this node does not hold any more are deleted, those of slots that move away are
+        sent, and the others are asked for their epochs, all in the background.
+
+        Raises:
+            OlderTopologyError: it is not newer than the adopted one.
+        """
+        if self.view is not None:
+            if topology == self.view.topology:
+                return
+            if topology.epoch <= self.epoch:
+                raise OlderTopologyError(
+                    f"epoch {topology.epoch} is not newer than epoch {self.epoch}, which this node has"
+                )
+        self.peers.keep(topology.nodes)
+        view = self.view = View(topology, self.id, dict(self.peers.heard))
+        self._run("poll", self._poll())
+        self._run("sweep", self._sweep(view))
+        self._mover = None
+        self._stop("move")
+        if any(view.owns(slot) for part in topology.moves for slot in range(part.first, part.last + 1)):
+            self._mover = SlotMover(self._store, view, self.peers, self.moved)
+            self._run("move", self._mover.run())
+
+    def hear(self, node_id: str, epoch: int) -> None:
+        """A peer introduced itself at ``epoch``, or says with `LAST_HOP` that it knows better."""
+        if self.view is not None and node_id in self.view.topology.index and epoch != LAST_HOP:
+            self.peers.heard[node_id] = epoch
+            self._look_around()
+
+    async def stop(self) -> None:
+        """End what runs in the background."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self.peers.close()
+
+    async def _poll(self) -> None:
+        while self.view is not None:
+            topology = self.view.topology
+            await self.peers.poll([node for node in topology.nodes if node.id != self.id], topology.epoch)
+            self._look_around()
+            await asyncio.sleep(POLL_S)
+
+    def _look_around(self) -> None:
+        if self.view is not None and self.peers.heard != self.view.heard:
+            self.view = View(self.view.topology, self.id, dict(self.peers.heard))
+
+    async def _sweep(self, view: View) -> None:
+        """Delete what ``view`` gives to others."""
+        keys = self._store.keys()
+        for start in range(0, len(keys), KEYS_PER_TURN):
+            for key in keys[start : start + KEYS_PER_TURN]:
+                if not view.holds(key_slot(key)):
+                    self._store.forget(key)
+            await asyncio.sleep(0)
+        if isinstance(self._store, TieredStore) and self._store.unsettled:
+            await self._store.settle()
+
+    def _run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        self._stop(name)
+        self._tasks[name] = asyncio.get_running_loop().create_task(work)
+
+    def _stop(self, name: str) -> None:
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()

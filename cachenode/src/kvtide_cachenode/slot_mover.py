@@ -1,0 +1,175 @@
+"""A source of a slot move: sends its entries of the moving slots to their targets, hottest first.
+
+An entry stays here, and is served here, until its target has it. What the target already has is newer and
+stays (`SET … NX`); what was overwritten here meanwhile is sent again; what was deleted here is deleted there.
+A target gets no more than it can keep beside equally hot entries of its own: sending the rest would only push
+those out. At the deadline, what is left is dropped: whoever asks for it is sent to the target, and misses.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from kvtide_cachenode.cluster.redirect import View
+from kvtide_cachenode.cluster.slots import key_slot
+from kvtide_cachenode.cluster.topology import NOBODY, Node
+from kvtide_cachenode.peer_link import PeerLink, PeerLostError
+from kvtide_cachenode.peers import Peers
+from kvtide_cachenode.store import CapacityError, Entry, Store, TieredStore
+
+# Entries on their way at once to one target, each on a link of its own, so that reading, sending and storing
+# overlap.
+LINKS_PER_TARGET: Final = 3
+ANSWER_S: Final = 10.0
+RETRY_S: Final = 0.2
+KEYS_PER_TURN: Final = 1000
+# A key that is overwritten faster than it is sent stays, and is dropped in the end: its target misses once.
+SENDS_OF_ONE_KEY: Final = 3
+
+
+@dataclass(slots=True)
+class Moved:
+    """What became of entries of slots that moved away, since the start."""
+
+    sent: int = 0
+    sent_bytes: int = 0
+    left: int = 0
+    left_bytes: int = 0
+
+
+class SlotMover:
+    """Empties this node of the slots that ``view``'s topology moves away from it."""
+
+    def __init__(self, store: Store, view: View, peers: Peers, moved: Moved) -> None:
+        self.done = False
+        self._store = store
+        self._view = view
+        self._peers = peers
+        self._moved = moved
+        self._deadline_s = time.monotonic() + view.topology.deadline_s
+
+    async def run(self) -> None:
+        """Send what is worth sending, then drop what is left; returns when nothing is left."""
+        queues = await self._queues()
+        async with asyncio.TaskGroup() as senders:
+            for target, queue in queues.items():
+                budget = await self._budget_bytes(target, queue)
+                chosen = self._hottest(queue, budget)
+                for _ in range(LINKS_PER_TARGET):
+                    senders.create_task(self._send_all(target, chosen))
+        for keys in (await self._queues()).values():
+            for key in keys:
+                length = self._store.length_of(key)
+                if length is not None:
+                    self._moved.left += 1
+                    self._moved.left_bytes += length
+                    self._store.forget(key)
+        if isinstance(self._store, TieredStore) and self._store.unsettled:
+            await self._store.settle()
+        self.done = True
+
+    async def _queues(self) -> dict[Node, list[bytes]]:
+        """Keys of moving slots by target, hottest first."""
+        topology, place = self._view.topology, self._view.place
+        found: dict[int, list[bytes]] = {}
+        held = self._store.keys()
+        below = [key for key in held if self._store.below(key)]
+        keys = iter([*self._store.hottest(), *below])
+        while page := list(islice(keys, KEYS_PER_TURN)):
+            for key in page:
+                slot = key_slot(key)
+                target = topology.targets[slot]
+                if target != NOBODY and topology.owners[slot] == place:
+                    found.setdefault(target, []).append(key)
+            await asyncio.sleep(0)
+        return {topology.nodes[at]: queue for at, queue in found.items()}
+
+    async def _budget_bytes(self, target: Node, keys: list[bytes]) -> float:
+        """How much of ``keys`` the target can keep: of what both hold, what fits its tier."""
+        state = await self._peers.ask_state(target, self._view.topology.epoch)
+        if state is None:
+            return float("inf")
+        moving_bytes = sum(map(self._bytes_of, keys))
+        both_bytes = max(state.used_bytes + moving_bytes, 1)
+        return moving_bytes * min(1.0, state.capacity_bytes / both_bytes)
+
+    def _hottest(self, keys: list[bytes], budget_bytes: float) -> Iterator[bytes]:
+        for key in keys:
+            budget_bytes -= self._bytes_of(key)
+            if budget_bytes < 0:
+                return
+            yield key
+
+    def _bytes_of(self, key: bytes) -> int:
+        entry = self._store.peek(key)
+        return (self._store.length_of(key) or 0) if entry is None else entry.charge
+
+    async def _entry(self, key: bytes) -> Entry | None:
+        """What is to be sent of a key; None when it is gone, or too large to be brought up from the SSD."""
+        if not isinstance(self._store, TieredStore) or not self._store.below(key):
+            return self._store.peek(key)
+        try:
+            return await self._store.fetch(key)
+        except CapacityError:
+            return None
+
+    async def _send_all(self, target: Node, keys: Iterator[bytes]) -> None:
+        """Send keys until there are no more, the target takes no more, or the deadline."""
+        unsent: deque[bytes] = deque()
+        address = target.host, target.port
+        while time.monotonic() < self._deadline_s:
+            try:
+                async with self._peers.link(address, self._view.topology.epoch) as link:
+                    while time.monotonic() < self._deadline_s:
+                        key = unsent.popleft() if unsent else next(keys, None)
+                        if key is None:
+                            return
+                        unsent.append(key)
+                        async with asyncio.timeout(ANSWER_S):
+                            if not await self._send(link, key):
+                                return
+                        unsent.clear()
+            except (PeerLostError, TimeoutError):
+                await asyncio.sleep(RETRY_S)
+
+    async def _send(self, link: PeerLink, key: bytes) -> bool:
+        """Move one entry; False when the target has no room for it."""
+        options: tuple[bytes, ...] = (b"NX",)
+        for _ in range(SENDS_OF_ONE_KEY):
+            entry = await self._entry(key)
+            if entry is None:
+                break
+            answer = await self._deliver(link, entry, options)
+            if answer[:1] == b"-":
+                return False
+            now = self._store.peek(key)
+            if now is entry or (now is None and self._store.below(key)):
+                self._moved.sent += 1
+                self._moved.sent_bytes += entry.length
+                self._store.forget(key)
+                break
+            if now is None:  # deleted here meanwhile
+                link.send(b"DEL", key)
+                await link.small()
+                break
+            options = ()
+        return True
+
+    async def _deliver(self, link: PeerLink, entry: Entry, options: tuple[bytes, ...]) -> bytes:
+        if entry.inline is not None:
+            link.send(b"SET", entry.key, entry.inline, *options)
+            return await link.small()
+        value = self._store.pin(entry)
+        try:
+            link.send(b"SET", entry.key, value, *options)
+            return await link.small()
+        except BaseException:
+            link.close()
+            await link.gone.wait()  # until then the value may still be on its way out
+            raise
+        finally:
+            self._store.unpin(entry)

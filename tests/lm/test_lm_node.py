@@ -1,0 +1,150 @@
+"""`lm://` on a node: LMCache's habits, RESP beside it, bounds, and two tiers."""
+
+import json
+import random
+import socket
+import struct
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+import redis
+
+DESCRIPTION = (1, 3, 0, 2, 32, 8, 1024)  # fmt, dtype, location, shape
+
+
+@contextmanager
+def node(*options):
+    command = [sys.executable, "-m", "kvtide_cachenode", "serve", *options]
+    for flag in ("--listen", "--lm", "--admin"):
+        command += (flag, "127.0.0.1:0")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            yield {
+                k: v.rpartition(":")[2]
+                for k, v in json.loads(process.stdout.readline()).items()
+                if k != "pid"
+            }
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def served():
+    with node("--dram", "16Mi") as addresses:
+        yield addresses
+
+
+def header(command, key, length=0):
+    return struct.pack("<9i150s", command, length, *DESCRIPTION, key.ljust(150))
+
+
+class Client:
+    def __init__(self, addresses):
+        self.socket = socket.create_connection(("127.0.0.1", int(addresses["lm"])), timeout=20)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def put(self, key, payload):
+        self.socket.sendall(header(1, key, len(payload)))
+        self.socket.sendall(payload)
+
+    def ask(self, command, key):
+        self.socket.sendall(header(command, key))
+        reply = self.receive(36)
+        code, length, *description = struct.unpack("<9i", reply)
+        return code, description, self.receive(length)
+
+    def receive(self, count):
+        data = bytearray()
+        while len(data) < count and (piece := self.socket.recv(count - len(data))):
+            data += piece
+        return bytes(data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2000, 2048, 16_384, 100_003, 3_000_001])
+def test_what_is_put_is_there_and_comes_back_with_its_description(served, size):
+    key, payload = b"model@1@0@%d@bf16" % size, random.Random(size).randbytes(size)
+    with Client(served) as client:
+        assert client.ask(2, key)[0] == 400
+        client.put(key, payload)
+        assert client.ask(3, key)[0] == 200
+        assert client.ask(2, key) == (200, [1, 3, 2, 32, 8, 1024, 0], payload)
+    with redis.Redis(port=int(served["listen"])) as other:
+        assert other.get(b"lm:" + key)[32:] == payload
+        other.set("lm:not-ours", b"x" * 100)
+        with Client(served) as client:
+            assert client.ask(2, b"not-ours")[0] == 400
+        assert other.delete(b"lm:" + key) == 1
+
+
+def test_a_put_then_exist_is_not_delayed_by_nagle(served):
+    with Client(served) as client:
+        began_s = time.monotonic()
+        for number in range(50):
+            client.put(b"k%d" % number, b"x" * 500)
+            assert client.ask(3, b"k%d" % number)[0] == 200
+        assert time.monotonic() - began_s < 50 * 0.04 / 2  # each would wait 40 ms for an acknowledgement
+
+
+def test_many_requests_at_once_are_answered_in_order(served):
+    values = {b"p%d" % number: bytes([number]) * (number * 997) for number in range(40)}
+    with Client(served) as client:
+        client.socket.sendall(b"".join(header(1, key, len(v)) + v for key, v in values.items()))
+        client.socket.sendall(b"".join(header(2, key) for key in values) + header(5, b"k"))
+        for value in values.values():
+            assert struct.unpack("<9i", client.receive(36))[:2] == (200, len(value))
+            assert client.receive(len(value)) == value
+        assert struct.unpack("<9i", client.receive(36))[0] == 200
+
+
+def test_it_is_bounded_a_value_above_the_tier_is_dropped_and_the_old_one_with_it(served):
+    with Client(served) as client:
+        client.put(b"big", b"small")
+        client.put(b"big", bytes(20 << 20))
+        assert client.ask(3, b"big")[0] == 400
+        for number in range(40):
+            client.put(b"fill%d" % number, bytes(1 << 20))
+        assert client.ask(3, b"fill39")[0] == 200
+        assert client.ask(3, b"fill0")[0] == 400
+    with redis.Redis(port=int(served["listen"])) as other:
+        assert other.info("memory")["used_memory"] <= 16 << 20
+
+
+def test_nonsense_ends_the_connection_and_nothing_else(served):
+    for nonsense in (
+        b"GET / HTTP/1.1\r\n\r\n".ljust(186),
+        header(9, b"k"),
+        header(1, b"k", -1),
+        header(2, b""),
+    ):
+        with Client(served) as client:
+            client.socket.sendall(nonsense)
+            assert client.receive(1) == b""
+    with Client(served) as client:
+        client.socket.sendall(header(1, b"half", 1000) + b"x" * 10)
+    with Client(served) as client:
+        assert client.ask(3, b"half")[0] == 400
+
+
+def test_values_that_went_to_the_ssd_come_back(tmp_path):
+    options = ("--dram", "8Mi", "--ssd", "256Mi", "--ssd-path", str(tmp_path))
+    values = {b"k%d" % number: random.Random(number).randbytes(number * 30_011) for number in range(60)}
+    with node(*options) as addresses, Client(addresses) as client:
+        for key, value in values.items():
+            client.put(key, value)
+            assert client.ask(3, key)[0] == 200
+            time.sleep(0.005)  # writes to the SSD keep up
+        found = [client.ask(2, key) for key in values]
+    assert all(
+        code == 400 or value == wanted
+        for (code, _, value), wanted in zip(found, values.values(), strict=True)
+    )
+    assert sum(code == 200 for code, _, _ in found) > 40  # DRAM alone holds 10 to 20
