@@ -1,5 +1,6 @@
 """The admin API through its client, and through bare HTTP where the client would not go wrong."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ async def test_status_says_what_is(served: Any, admin: NodeClient) -> None:
     assert (dram.capacity_bytes, dram.entries) == (32 * MI, 1)
     assert MI < dram.used_bytes < MI + 10_000
     assert (status.boot_id, status.ready, status.resize) == (served.node.boot_id, True, None)
-    assert status.capabilities == ["dram", "trace"]
+    assert status.capabilities == ["dram", "trace", "desired", "cluster", "drain"]
     assert await admin.ready()
     served.node.ready = False
     assert not await admin.ready()
@@ -36,7 +37,7 @@ async def test_status_says_what_is(served: Any, admin: NodeClient) -> None:
         ('{"ram": 1}', 400, "ram"),
         ("{", 400, "body must be"),
         ('{"dram": "900Ti"}', 409, "above the"),
-        ("x" * 70_000, 413, "larger than 65536 bytes"),
+        ("x" * 5_000_000, 413, "larger than 4194304 bytes"),
     ],
 )
 async def test_bad_capacities_are_refused_in_a_sentence(
@@ -44,7 +45,7 @@ async def test_bad_capacities_are_refused_in_a_sentence(
 ) -> None:
     async with (
         aiohttp.ClientSession() as http,
-        http.put(served.admin_url + "/v1/capacity", data=body) as reply,
+        http.put(served.admin_url + "/v1/capacity", data=io.BytesIO(body.encode())) as reply,
     ):
         assert reply.status == status
         assert sentence in json.loads(await reply.read())["error"]
@@ -62,8 +63,8 @@ async def test_quantities_and_repeats(served: Any) -> None:
             assert (reply.status, "not DELETE" in await reply.text()) == (405, True)
         async with http.get(served.admin_url + "/metrics") as reply:
             text = await reply.text()
-    assert "kvtide_node_capacity_bytes 1.572864e+06" in text
-    assert "kvtide_node_get_hits_total 0.0" in text
+    assert 'kvtide_node_capacity_bytes{tier="dram"} 1.572864e+06' in text
+    assert 'kvtide_node_hits_total{tier="dram"} 0.0' in text
 
 
 async def test_the_trace_is_read_without_consuming(served: Any, admin: NodeClient) -> None:

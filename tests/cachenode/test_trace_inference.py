@@ -10,7 +10,13 @@ import redis.asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtide_cachenode.access_trace import MAX_BYTES, MAX_LINES, TraceRing
+from kvtide_cachenode.access_trace import (
+    BLOCK_ID_BYTES,
+    LINE_BYTES,
+    MAX_BYTES,
+    MAX_LINES,
+    TraceRing,
+)
 from kvtide_cachenode.inference import Access, Parents, RequestInference, block_id, canonical
 
 
@@ -193,4 +199,44 @@ def test_the_ring_is_bounded_and_says_what_it_dropped() -> None:
     assert (total, since) == (len(ring), ring.next)
     for _ in range(20):
         ring.append_inferred(0, list(range(2**52, 2**52 + 60_000)), 0, 1)
-    assert sum(len(line) for line in ring._lines) <= MAX_BYTES
+    kept = sum(LINE_BYTES + BLOCK_ID_BYTES * len(line.hash_ids) for line in ring._lines)
+    assert kept <= MAX_BYTES
+
+
+_CHAINS = [[b"a%d" % i for i in range(6)], [b"a0", b"a1", b"b2", b"b3"], [b"c%d" % i for i in range(5)]]
+_COMMANDS = st.lists(
+    st.tuples(
+        st.sampled_from(list(Access)),
+        st.integers(0, 2),
+        st.integers(0, 4),
+        st.integers(1, 6),
+        st.integers(0, 6),
+        st.sampled_from([0.0, 0.1, 6.0, 61.0]),
+    ),
+    max_size=30,
+)
+
+
+@given(_COMMANDS)
+@settings(max_examples=300, deadline=None)
+def test_a_command_of_many_keys_is_its_keys_one_by_one(
+    commands: list[tuple[Access, int, int, int, int, float]],
+) -> None:
+    """Commands of several keys take a short way through the inference; single keys never do."""
+    seen: tuple[list[Any], list[Any]] = [], []
+    whole, single = (
+        RequestInference(Parents(), lambda *said, emitted=emitted: emitted.append(said)) for emitted in seen
+    )
+    now_s = 1000.0
+    for access, which, start, count, hit_count, gap_s in commands:
+        now_s += gap_s
+        keys = _CHAINS[which][start : start + count]
+        if not keys:
+            continue
+        hits = [access is not Access.STORE and index < hit_count for index in range(len(keys))]
+        whole.access(access, keys, hits, now_s)
+        for key, hit in zip(keys, hits, strict=True):
+            single.access(access, [key], [hit], now_s)
+    whole.end()
+    single.end()
+    assert seen[0] == seen[1]

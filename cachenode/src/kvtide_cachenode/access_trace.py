@@ -13,25 +13,29 @@ from msgspec import Meta
 
 MAX_LINES: Final = 100_000
 MAX_BYTES: Final = 16 * 1024 * 1024
+# What a line is counted as: its object with its numbers, and a list's place and an integer for each block.
+LINE_BYTES: Final = 512
+BLOCK_ID_BYTES: Final = 40
 MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
 MAX_BLOCKS: Final = 65_536  # of one request: a million tokens in blocks of 16
 MAX_ENGINE_LINE_BYTES: Final = 2 * 1024 * 1024
 
 _BlockId = Annotated[int, Meta(ge=0, lt=2**53)]  # exact in every JSON reader
-_Count = Annotated[int, Meta(ge=0, lt=2**53)]
+_Milliseconds = Annotated[int, Meta(ge=0, lt=2**53)]
+_Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # what readers of traces keep in 32 bits
 
 
 class EngineLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What an engine says of one request: unix milliseconds, tokens, tokens, block ids, blocks it hit."""
 
-    timestamp: _Count
+    timestamp: _Milliseconds
     input_length: _Count
     output_length: _Count
     hash_ids: Annotated[list[_BlockId], Meta(min_length=1, max_length=MAX_BLOCKS)]
     hit_blocks: _Count | None = None
 
 
-class TraceLine(msgspec.Struct, frozen=True, omit_defaults=True):
+class TraceLine(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One line of the trace as it is exported."""
 
     timestamp: int
@@ -62,7 +66,7 @@ class TraceRing:
 
     def __init__(self, boot_id: str) -> None:
         self.boot_id = boot_id
-        self._lines: deque[bytes] = deque()
+        self._lines: deque[TraceLine] = deque()
         self._bytes = 0
         self._next_seq = 0
 
@@ -110,7 +114,8 @@ class TraceRing:
         start = max(wanted, first)
         page: list[bytes] = []
         size = 0
-        for line in islice(self._lines, start - first, None):
+        for kept in islice(self._lines, start - first, None):
+            line = _encode(kept) + b"\n"
             if page and size + len(line) > MAX_PAGE_BYTES:
                 break
             page.append(line)
@@ -144,9 +149,8 @@ class TraceRing:
             self.boot_id,
             hit_blocks=hit_blocks,
         )
-        encoded = _encode(line) + b"\n"
-        self._lines.append(encoded)
-        self._bytes += len(encoded)
+        self._lines.append(line)
+        self._bytes += LINE_BYTES + BLOCK_ID_BYTES * len(block_ids)
         self._next_seq += 1
         while len(self._lines) > MAX_LINES or self._bytes > MAX_BYTES:
-            self._bytes -= len(self._lines.popleft())
+            self._bytes -= LINE_BYTES + BLOCK_ID_BYTES * len(self._lines.popleft().hash_ids)

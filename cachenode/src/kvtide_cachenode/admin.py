@@ -1,45 +1,64 @@
 """The admin HTTP API, on its own port: status, capacity, trace, probes, metrics."""
 
+import asyncio
+import ssl
+import time
+from base64 import b64decode
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hmac import compare_digest
 from typing import Final
 
 import msgspec
 from aiohttp import web
 
-from kvtide_cachenode.memory_limit import largest_capacity_bytes
+from kvtide_cachenode.desired import DesiredState, RefusedError
+from kvtide_cachenode.drain import CannotDrainError, drain
+from kvtide_cachenode.membership import Membership
 from kvtide_cachenode.messages import (
     API_VERSION,
     TRACE_GAP,
     TRACE_NEXT,
     CapacityRequest,
+    ClusterStatus,
+    Desired,
+    DrainReply,
+    DrainRequest,
     ErrorReply,
     NodeStatus,
-    TierStatus,
     TraceStatus,
 )
 from kvtide_cachenode.metrics import NodeMetrics
 from kvtide_cachenode.node import VERSION, Node
-from kvtide_cachenode.quantity import parse_quantity
-from kvtide_cachenode.resize import Resizer
+from kvtide_cachenode.state import StateFile
+from kvtide_cachenode.tiers import tier_status
+from kvtide_cachenode.users import ADMIN
 
-MAX_BODY_BYTES: Final = 64 * 1024
+# A topology in the middle of a move may name each of 16,384 slots.
+MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 SHUTDOWN_S: Final = 2.0
-CAPABILITIES: Final = ("dram", "trace")
+CAPABILITIES: Final = ("trace", "desired", "cluster", "drain")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class AdminServer:
-    """Serves the admin API of one node. ``token`` guards all of /v1; probes and metrics are open."""
+    """Serves the admin API of one node. ``token`` and users guard all of /v1; probes and metrics are open."""
 
-    def __init__(self, node: Node, token: str | None = None) -> None:
+    def __init__(
+        self,
+        node: Node,
+        token: str | None = None,
+        state: StateFile | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._node = node
+        self._desired = DesiredState(node, state or StateFile(None))
         self._token = None if token is None else token.encode()
-        self._resizer = Resizer(node.store)
+        self._tls = tls
         self._metrics = NodeMetrics(node)
         self._runner: web.AppRunner | None = None
+        self._draining = asyncio.Lock()
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Bind and serve from now on; returns the bound address.
@@ -52,6 +71,8 @@ class AdminServer:
             [
                 web.get("/v1/status", self._get_status),
                 web.put("/v1/capacity", self._put_capacity),
+                web.put("/v1/desired", self._put_desired),
+                web.post("/v1/drain", self._post_drain),
                 web.get("/v1/trace", self._get_trace),
                 web.get("/healthz", self._get_health),
                 web.get("/readyz", self._get_ready),
@@ -60,47 +81,59 @@ class AdminServer:
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
+        await web.TCPSite(self._runner, host, port, ssl_context=self._tls).start()
+        self._desired.take_up()
         address = self._runner.addresses[0]
         return str(address[0]), int(address[1])
 
     async def stop(self) -> None:
         """Answer what is being answered, then close."""
-        await self._resizer.stop()
+        await self._desired.stop()
         if self._runner is not None:
             await self._runner.cleanup()
 
     def status(self) -> NodeStatus:
         """What the node is and holds now."""
-        node, store = self._node, self._node.store
+        node, desired = self._node, self._desired
         return NodeStatus(
             api_version=API_VERSION,
             version=VERSION,
             boot_id=node.boot_id,
-            capabilities=list(CAPABILITIES),
+            capabilities=[*tier_status(node.store), *CAPABILITIES],
             uptime_s=node.uptime_s(),
             ready=node.ready,
-            tiers={
-                "dram": TierStatus(
-                    store.capacity_bytes,
-                    store.used_bytes,
-                    store.resident_bytes(),
-                    store.wasted_bytes,
-                    len(store),
-                    _largest_capacity(node),
-                )
-            },
-            resize=self._resizer.progress,
-            counters=asdict(store.counters),
+            tiers=tier_status(node.store),
+            resize=desired.resize,
+            counters=node.store.counted(),
             trace=TraceStatus(node.trace.next, len(node.trace), node.trace.dropped),
+            cluster=_cluster_status(node.cluster),
+            desired=desired.newest,
+            applied=desired.applied,
         )
+
+    def _may(self, given: str) -> bool:
+        """Whether an Authorization header opens /v1: the token, or a user whose role is admin."""
+        if self._token is not None and compare_digest(given.encode(), b"Bearer " + self._token):
+            return True
+        users = self._node.users
+        if users.initial is not None:
+            return self._token is None
+        scheme, _, encoded = given.partition(" ")
+        if scheme.lower() != "basic":
+            return False
+        try:
+            name, _, password = b64decode(encoded, validate=True).partition(b":")
+        except ValueError:
+            return False
+        user = users.check(name, password)
+        return user is not None and bool(user.rights & ADMIN)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self._token is not None and request.path.startswith("/v1/"):
-            given = request.headers.get("Authorization", "").encode()
-            if not compare_digest(given, b"Bearer " + self._token):
-                return _refused(401, "this needs the header 'Authorization: Bearer TOKEN'")
+        if request.path.startswith("/v1/") and not self._may(request.headers.get("Authorization", "")):
+            return _refused(
+                401, "this needs the header 'Authorization: Bearer TOKEN', or Basic with a user of role admin"
+            )
         try:
             return await handler(request)
         except web.HTTPRequestEntityTooLarge:
@@ -116,23 +149,51 @@ class AdminServer:
 
     async def _put_capacity(self, request: web.Request) -> web.Response:
         try:
-            wanted = msgspec.json.decode(await request.read(), type=CapacityRequest).dram
-            capacity = parse_quantity(wanted) if isinstance(wanted, str) else wanted
-        except (msgspec.MsgspecError, ValueError) as error:
-            return _refused(400, f'the body must be {{"dram": bytes}}: {error}')
-        if capacity < 0:
-            return _refused(400, f"a capacity of {capacity} bytes is below zero")
-        largest = _largest_capacity(self._node)
-        if capacity > largest:
-            return _refused(
-                409,
-                f"a capacity of {capacity} bytes is above the {largest} bytes that fit this node's memory",
-            )
-        if not await self._resizer.set_capacity(capacity):
-            newer = self._node.store.capacity_bytes
-            return _refused(409, f"a newer request set the capacity to {newer} bytes meanwhile")
+            wanted = msgspec.json.decode(await request.read(), type=CapacityRequest)
+        except msgspec.MsgspecError as error:
+            return _refused(400, f'the body must be {{"dram": bytes, "ssd": bytes}}: {error}')
+        return await self._changed(self._desired.resized(wanted))
+
+    async def _put_desired(self, request: web.Request) -> web.Response:
+        try:
+            document = msgspec.json.decode(await request.read(), type=Desired)
+        except msgspec.MsgspecError as error:
+            return _refused(400, f"this is no desired document: {error}")
+        return await self._changed(self._desired.put(document))
+
+    async def _changed(self, change: Awaitable[None]) -> web.Response:
+        try:
+            await change
+        except RefusedError as error:
+            return _refused(error.status, str(error))
         status = self.status()
         return _answer(status, 200 if status.resize is None else 202)
+
+    async def _post_drain(self, request: web.Request) -> web.Response:
+        try:
+            wanted = msgspec.json.decode(await request.read() or b"{}", type=DrainRequest)
+        except msgspec.MsgspecError as error:
+            return _refused(400, f'the body must be {{"deadline_s": seconds}}: {error}')
+        node = self._node
+        async with self._draining:
+            was_ready, node.ready = node.ready, False
+            since_s, before = time.monotonic(), replace(node.cluster.moved)
+            try:
+                complete = await drain(node.cluster, wanted.deadline_s)
+            except CannotDrainError as error:
+                node.ready = was_ready
+                return _refused(409, str(error))
+            moved = node.cluster.moved
+            return _answer(
+                DrainReply(
+                    complete,
+                    moved.sent - before.sent,
+                    moved.sent_bytes - before.sent_bytes,
+                    moved.left - before.left,
+                    moved.left_bytes - before.left_bytes,
+                    time.monotonic() - since_s,
+                )
+            )
 
     async def _get_trace(self, request: web.Request) -> web.Response:
         try:
@@ -151,7 +212,7 @@ class AdminServer:
     async def _get_ready(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
         if self._node.ready:
             return web.Response(text="ready\n")
-        return _refused(503, "the node is starting or stopping")
+        return _refused(503, "the node is starting, draining or stopping")
 
     async def _get_metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
         return web.Response(
@@ -159,9 +220,20 @@ class AdminServer:
         )
 
 
-def _largest_capacity(node: Node) -> int:
-    """The arena is mapped for the machine's memory; a container's limit may be less and may change."""
-    return min(node.store.max_bytes, largest_capacity_bytes())
+def _cluster_status(member: Membership) -> ClusterStatus:
+    moved, view = member.moved, member.view
+    return ClusterStatus(
+        member.id,
+        member.epoch,
+        0 if view is None else view.topology.owners.count(view.place),
+        dict(member.peers.heard),
+        member.emptied,
+        moved.sent,
+        moved.sent_bytes,
+        moved.left,
+        moved.left_bytes,
+        **asdict(member.counters),
+    )
 
 
 def _answer(message: msgspec.Struct, status: int = 200) -> web.Response:

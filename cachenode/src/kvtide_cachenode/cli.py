@@ -3,23 +3,35 @@
 import asyncio
 import json
 import logging
+import math
 import os
 import signal
-import sys
+import ssl
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import uvloop
 
 from kvtide_cachenode.admin import AdminServer
-from kvtide_cachenode.eviction import POLICIES, make_policy
-from kvtide_cachenode.memory_limit import largest_capacity_bytes, machine_bytes
+from kvtide_cachenode.config_file import read_config
+from kvtide_cachenode.eviction import NEEDED_WORTH, POLICIES, WriteAdmission
+from kvtide_cachenode.lm_connection import LmConnection
+from kvtide_cachenode.logs import LogFormat, set_up
+from kvtide_cachenode.memory_limit import PROCESS_BYTES, largest_capacity_bytes
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.opening import StoreOptions, close_store, keep_up, open_store
 from kvtide_cachenode.quantity import parse_quantity
 from kvtide_cachenode.server import DataServer
-from kvtide_cachenode.store import Store
+from kvtide_cachenode.shards import MAX_SHARDS, ShardError, Supervisor, shard_commands, supervise
+from kvtide_cachenode.state import StateError, StateFile
+from kvtide_cachenode.store import SsdLogError
+from kvtide_cachenode.tls import TlsError, peer_context, server_context
+from kvtide_cachenode.users import Users, UsersError
+
+# At SIGTERM, requests under way may take so long; then connections are closed, and the tiers get their time.
+FINISH_S = 5.0
 
 log = logging.getLogger("kvtide_node")
 
@@ -64,9 +76,34 @@ def main() -> None:
 @click.option(
     "--listen", type=_Address(), default="127.0.0.1:6379", help="Where clients connect (port 0: any)."
 )
+@click.option("--lm", type=_Address(), help="Where LMCache's lm:// clients connect; it knows no passwords.")
 @click.option("--admin", type=_Address(), default="127.0.0.1:7379", help="Where the admin API listens.")
+@click.option(
+    "--shards",
+    type=click.IntRange(1, MAX_SHARDS),
+    default=1,
+    help="Nodes to run, each on a core of its own with its own ports and its share of both tiers.",
+)
 @click.option("--dram", type=_Size(), default="4Gi", help="Capacity of the DRAM tier, everything included.")
 @click.option("--eviction", type=click.Choice(sorted(POLICIES)), default="lru", help="Who goes first.")
+@click.option("--ssd", type=_Size(), help="Capacity of the SSD tier; needs --ssd-path.")
+@click.option(
+    "--ssd-path",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory of the SSD tier, this node's alone; its entries outlive a restart.",
+)
+@click.option(
+    "--ssd-admission",
+    type=click.Choice(sorted(NEEDED_WORTH)),
+    default="always",
+    help="Which entries that leave DRAM are written.",
+)
+@click.option("--ssd-writes-per-day", type=_Size(), help="Bytes that may be written to the SSD in a day.")
+@click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where sizes and PUT /v1/desired outlive a restart.  [default: --ssd-path]",
+)
 @click.option(
     "--password-file", type=click.Path(dir_okay=False, path_type=Path), help="Password of the data port."
 )
@@ -76,6 +113,38 @@ def main() -> None:
     help="Bearer token of the admin API.",
 )
 @click.option(
+    "--users",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="TOML file of users: names, password hashes, roles (read, write, admin).",
+)
+@click.option(
+    "--tls-cert",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Certificate chain (PEM): TLS on both ports; needs --tls-key.",
+)
+@click.option(
+    "--tls-key", type=click.Path(dir_okay=False, path_type=Path), help="The certificate's key (PEM)."
+)
+@click.option(
+    "--tls-client-ca",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Only clients with a certificate of this authority (PEM) come in.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(get_args(LogFormat)),
+    default="text",
+    help="Lines for people, or a JSON object a line.",
+)
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=read_config,
+    help="TOML file with any of these options; environment and command line go before it.",
+)
+@click.option(
     "--block-tokens",
     type=click.IntRange(1, 2**20),
     default=512,
@@ -83,60 +152,145 @@ def main() -> None:
 )
 def serve(
     listen: tuple[str, int],
+    lm: tuple[str, int] | None,
     admin: tuple[str, int],
+    shards: int,
     dram: int,
     eviction: str,
+    ssd: int | None,
+    ssd_path: Path | None,
+    ssd_admission: WriteAdmission,
+    ssd_writes_per_day: int | None,
+    state_dir: Path | None,
     password_file: Path | None,
     admin_token_file: Path | None,
+    users: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    log_format: LogFormat,
     block_tokens: int,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Every option is also read from the environment (KVTIDE_NODE_LISTEN, KVTIDE_NODE_DRAM, …). When the node
-    is ready it prints one JSON line: {"listen": …, "admin": …, "pid": …}. Logs go to standard error.
+    is ready it prints one JSON line: {"listen": …, "admin": …, "pid": …} (and "lm"). Logs go to standard
+    error. At SIGTERM it is not ready any more, finishes what is under way, writes what shall last, and exits.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    set_up(log_format)
     password = _secret(password_file)
     token = _secret(admin_token_file)
-    largest = largest_capacity_bytes()
+    tls = _tls(tls_cert, tls_key, tls_client_ca)
+    try:
+        known = Users.of(None if password is None else password.encode(), users)
+    except UsersError as error:
+        raise StartError(str(error)) from None
+    largest = largest_capacity_bytes() - (shards - 1) * PROCESS_BYTES
     if dram > largest:
         raise StartError(
             f"--dram {dram} is above the {largest} bytes that fit this machine's or container's memory"
         )
-    store = Store(dram, machine_bytes(), make_policy(eviction))
-    node = Node(store, block_tokens, None if password is None else password.encode())
-    uvloop.run(_serve(node, listen, AdminServer(node, token), admin))
+    if (ssd is None) != (ssd_path is None):
+        raise StartError("--ssd SIZE and --ssd-path DIR go together: give both, or neither")
+    if shards > 1:
+        commands = shard_commands(
+            shards,
+            {"listen": listen, "lm": lm, "admin": admin},
+            {"dram": dram, "ssd": ssd, "ssd-writes-per-day": ssd_writes_per_day},
+            {"ssd-path": ssd_path, "state-dir": state_dir},
+        )
+        secret = None if password is None else password.encode()
+        supervisor = Supervisor(commands, dram, secret, _peer_tls(tls_cert, tls_key, tls_client_ca))
+        try:
+            uvloop.run(supervise(supervisor))
+        except ShardError as error:
+            raise StartError(str(error)) from None
+        return
+    budget = math.inf if ssd_writes_per_day is None else ssd_writes_per_day
+    options = StoreOptions(dram, eviction, ssd or 0, ssd_path, ssd_admission, budget)
+    state = StateFile(state_dir or ssd_path)
+
+    async def run() -> None:
+        store = await open_store(options, state)
+        try:
+            node = Node(
+                store,
+                block_tokens,
+                None if password is None else password.encode(),
+                node_id=state.state.node_id,
+                users=known,
+                peer_tls=_peer_tls(tls_cert, tls_key, tls_client_ca),
+            )
+            await _serve(node, listen, lm, AdminServer(node, token, state, tls), admin, tls)
+        finally:
+            await close_store(store)
+
+    try:
+        state.load()
+        uvloop.run(run())
+    except (StateError, SsdLogError) as error:
+        raise StartError(str(error)) from None
 
 
 async def _serve(
-    node: Node, listen: tuple[str, int], admin_server: AdminServer, admin: tuple[str, int]
+    node: Node,
+    listen: tuple[str, int],
+    lm: tuple[str, int] | None,
+    admin_server: AdminServer,
+    admin: tuple[str, int],
+    tls: ssl.SSLContext | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = DataServer(node)
+    upkeep = loop.create_task(keep_up(node.store))
+    server, lm_server = DataServer(node, tls=tls), DataServer(node, LmConnection, full=b"")
+    said: dict[str, object] = {}
     try:
         try:
-            data_address = server.start(*listen)
+            said["listen"] = _shown(server.start(*listen))
         except OSError as error:
             raise StartError(_cannot_listen("--listen", listen, error)) from None
+        if lm is not None:
+            try:
+                said["lm"] = _shown(lm_server.start(*lm))
+            except OSError as error:
+                raise StartError(_cannot_listen("--lm", lm, error)) from None
         try:
-            admin_address = await admin_server.start(*admin)
+            said["admin"] = _shown(await admin_server.start(*admin))
         except OSError as error:
             raise StartError(_cannot_listen("--admin", admin, error)) from None
         node.ready = True
-        said = {"listen": _shown(data_address), "admin": _shown(admin_address), "pid": os.getpid()}
+        said["pid"] = os.getpid()
         click.echo(json.dumps(said))
-        log.info("serving RESP on %(listen)s, admin API on %(admin)s", said)
+        log.info("serving RESP on %(listen)s, admin API on %(admin)s", said, extra=said)
         await stop.wait()
-        log.info("stopping")
+        node.ready = False
+        log.info("stopping", extra={"connections": len(node.sessions)})
+        await asyncio.gather(server.finish(FINISH_S), lm_server.finish(FINISH_S))
     finally:
         node.ready = False
         await server.stop()
+        await lm_server.stop()
         await admin_server.stop()
+        await node.cluster.stop()
+        upkeep.cancel()
+
+
+def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
+    if cert is None and key is None and client_ca is None:
+        return None
+    if cert is None or key is None:
+        raise StartError("--tls-cert and --tls-key go together, and --tls-client-ca needs both")
+    try:
+        return server_context(cert, key, client_ca)
+    except TlsError as error:
+        raise StartError(str(error)) from None
+
+
+def _peer_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
+    return None if cert is None or key is None else peer_context(cert, key, client_ca)
 
 
 def _secret(path: Path | None) -> str | None:

@@ -11,7 +11,16 @@ from typing import Any, Final, Self
 import aiohttp
 import msgspec
 
-from kvtide_cachenode.messages import TRACE_GAP, TRACE_NEXT, CapacityRequest, ErrorReply, NodeStatus
+from kvtide_cachenode.messages import (
+    TRACE_GAP,
+    TRACE_NEXT,
+    CapacityRequest,
+    Desired,
+    DrainReply,
+    DrainRequest,
+    ErrorReply,
+    NodeStatus,
+)
 
 CONNECT_TIMEOUT_S: Final = 2.0
 READ_TIMEOUT_S: Final = 10.0
@@ -75,15 +84,42 @@ class NodeClient:
         _, body = await self._ask("GET", "/v1/status")
         return self._decoded(body)
 
-    async def set_capacity(self, *, dram_bytes: int) -> NodeStatus:
-        """Change the DRAM tier's capacity; returns once it holds, or with ``resize`` set if that is slow.
+    async def set_capacity(
+        self, *, dram_bytes: int | None = None, ssd_bytes: int | None = None
+    ) -> NodeStatus:
+        """Change the tiers' capacities, None for one that stays; returns once they hold, or with ``resize``
+        set if that is slow.
 
         Raises:
             NodeRefused: 400 for a size that is none, 409 above the machine or when a newer size came in.
         """
-        body = msgspec.json.encode(CapacityRequest(dram_bytes))
+        body = msgspec.json.encode(CapacityRequest(dram_bytes, ssd_bytes))
         _, reply = await self._ask("PUT", "/v1/capacity", body=body, timeout_s=RESIZE_TIMEOUT_S)
         return self._decoded(reply)
+
+    async def set_desired(self, document: Desired) -> NodeStatus:
+        """Hand over how the node shall be; it is kept when this returns, and holds once ``applied`` says so.
+
+        Raises:
+            NodeRefused: 400 for a document that is none, 409 for an older one or a size above the machine.
+        """
+        body = msgspec.json.encode(document)
+        _, reply = await self._ask("PUT", "/v1/desired", body=body, timeout_s=RESIZE_TIMEOUT_S)
+        return self._decoded(reply)
+
+    async def drain(self, *, deadline_s: float) -> DrainReply:
+        """Empty the node into the other members of its cluster; returns what was moved and what was left.
+
+        Raises:
+            NodeRefused: 409 where there is nobody to take its entries, or slots are moving otherwise.
+        """
+        body = msgspec.json.encode(DrainRequest(deadline_s))
+        timeout_s = deadline_s + RESIZE_TIMEOUT_S
+        _, reply = await self._ask("POST", "/v1/drain", body=body, timeout_s=timeout_s)
+        try:
+            return msgspec.json.decode(reply, type=DrainReply)
+        except msgspec.MsgspecError as error:
+            raise NodeUnreachable(f"{self.url} is not a cache node of this version: {error}") from None
 
     async def trace(self, since: str | None = None) -> TracePage:
         """The next page of the access trace; an empty one means that there is no more for now."""

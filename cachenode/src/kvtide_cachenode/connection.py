@@ -4,9 +4,11 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from kvtide_cachenode.commands import execute
-from kvtide_cachenode.session import Session
+from kvtide_cachenode.session import ReplyCutError, Session
+from kvtide_cachenode.tls import TlsSocket
 from kvtide_cachenode.wire import replies
 from kvtide_cachenode.wire.resp import Broken, RequestParser, Value
 
@@ -15,10 +17,22 @@ RECEIVES_PER_TURN = 3
 # A connection whose replies pile up beyond this is not read from, and its requests wait.
 MAX_UNSENT_BYTES = 1024 * 1024
 BUFFERS_PER_SEND = 512  # below IOV_MAX (1024)
+# More buffers than one value takes, of so many bytes altogether, are sent faster as one copy.
+FEW_BUFFERS = 3
+JOINED_BYTES = 64 * 1024
 # After a last reply, what the peer still sends is read away up to this much: closing with unread bytes resets
 # the connection, and the peer would lose the reply that says what it did wrong.
 LINGER_BYTES = 1024 * 1024
 _read_away = bytearray(64 * 1024)
+
+
+class Parser(Protocol):
+    """What a connection knows of its protocol's parser; see `wire.resp.RequestParser`."""
+
+    @property
+    def in_request(self) -> bool: ...  # noqa: D102 - said there
+    def buffers(self) -> list[memoryview]: ...  # noqa: D102
+    def received(self, count: int) -> None: ...  # noqa: D102
 
 
 class Connection:
@@ -26,6 +40,8 @@ class Connection:
 
     ``on_close`` is called once, with the session's id.
     """
+
+    _parser: Parser
 
     def __init__(
         self,
@@ -35,22 +51,36 @@ class Connection:
         on_close: Callable[[int], None],
     ) -> None:
         self.session = session
-        self.progress_s = time.monotonic()  # when bytes last moved
+        self.moved_bytes = 0
+        self.judged: tuple[float, int] | None = None  # when the server last looked, and ``moved_bytes`` then
         self._loop = loop
         self._socket = sock
-        self._parser = RequestParser()
+        self._tls = sock if isinstance(sock, TlsSocket) else None
+        self._make_parser()
         self._on_close = on_close
         self._reading = True
         self._writing = False
         self._lingering = False
         self._lingered_bytes = 0
         self._closed = False
+        self._later_since_s = 0.0
+        self._answering: asyncio.Task[object] | None = None  # the command that is answered later
+        session.push = self._push
         loop.add_reader(sock, self._readable)
+
+    def _make_parser(self) -> None:
+        self._parser = self._requests = RequestParser()
 
     @property
     def waiting(self) -> bool:
         """Whether the peer owes us something: the rest of a request, or room for our replies."""
-        return self._writing or self._lingering or self._parser.in_request
+        handshaking = self._tls is not None and self._tls.handshaking
+        return self._writing or self._lingering or self._parser.in_request or handshaking
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way: no request, no answer."""
+        return not (self.waiting or self._answering or self.session.out)
 
     def close(self) -> None:
         """Close at once; what was not sent is lost."""
@@ -60,14 +90,17 @@ class Connection:
         self._loop.remove_reader(self._socket)
         if self._writing:
             self._loop.remove_writer(self._socket)
+        if self._answering is not None:
+            self._answering.cancel()
         self._socket.close()
         self.session.close()
         self._on_close(self.session.id)
 
     def _readable(self) -> None:
         parser = self._parser
-        self.session.now_s = time.time()
-        self.progress_s = time.monotonic()
+        session, began_s = self.session, time.monotonic()
+        session.now_s = time.time()
+        commands = session.node.commands_total
         for _ in range(RECEIVES_PER_TURN):
             buffers = parser.buffers()
             try:
@@ -83,12 +116,25 @@ class Connection:
             if not count:
                 self._end_of_input()
                 return
+            self.moved_bytes += count
             parser.received(count)
             self._run_events()
             if not self._reading or self._closed or count < sum(map(len, buffers)):
                 break
-        if self.session.out and not self._writing and not self._closed:
-            self._send()
+        self._push()
+        commands = session.node.commands_total - commands
+        if commands:
+            session.node.dram_latency.record(time.monotonic() - began_s, commands)
+        self._read_pending()
+
+    def _read_pending(self) -> None:
+        """Take another turn for what is decrypted already: the loop does not see it."""
+        if self._tls is not None and self._reading and not self._closed and self._tls.pending():
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        if self._reading and not self._closed:
+            self._readable()
 
     def _end_of_input(self) -> None:
         """The peer sends no more; what it has asked for is still answered."""
@@ -101,26 +147,72 @@ class Connection:
 
     def _run_events(self) -> None:
         """Execute what has arrived, until replies pile up."""
-        session, parser = self.session, self._parser
+        session, parser = self.session, self._requests
         while not session.closing:
-            if session.queued_bytes > MAX_UNSENT_BYTES:
-                self._send()
-                if self._closed:
-                    return
-                if session.queued_bytes > MAX_UNSENT_BYTES:
-                    self._pause()
-                    return
+            if session.queued_bytes > MAX_UNSENT_BYTES and self._piled_up():
+                return
             event = parser.next_event()
             if event is None:
                 return
             if type(event) is list:
                 execute(session, event)
+                if session.later is not None:
+                    self._answer_later()
+                    return
             elif isinstance(event, Value):
                 parser.land(session.land(event.arguments, event.length))
             elif isinstance(event, Broken):
                 session.reply(replies.error(f"Protocol error: {event.reason}"))
                 session.closing = True
         self._pause()
+
+    def _piled_up(self) -> bool:
+        """Send what can be sent; whether so much is left that nothing more is read."""
+        self._send()
+        if not self._closed and self.session.queued_bytes > MAX_UNSENT_BYTES:
+            self._pause()
+        return self._closed or not self._reading
+
+    def _answer_later(self) -> None:
+        work, self.session.later = self.session.later, None
+        assert work is not None, "something to do"
+        self._pause()
+        self._later_since_s = time.monotonic()
+        self._answering = self._loop.create_task(work)
+        self._answering.add_done_callback(self._answered)
+
+    def _answered(self, done: "asyncio.Task[object]") -> None:
+        """The reply of the command that took its time is queued: go on behind it."""
+        self._answering = None
+        if self._closed:
+            return
+        try:
+            done.result()
+        except BaseException as error:
+            self.close()
+            if not isinstance(error, ReplyCutError):
+                raise
+            return
+        if self.session.later is not None:
+            self._answer_later()
+            return
+        self._push()
+        if not self._closed and self.session.queued_bytes <= MAX_UNSENT_BYTES:
+            self._go_on()
+
+    def _push(self) -> None:
+        if self.session.out and not self._writing and not self._closed:
+            self._send()
+        self.session.report()
+
+    def _go_on(self) -> None:
+        """Read again, and execute what arrived before."""
+        self._reading = True
+        self._loop.add_reader(self._socket, self._readable)
+        self.session.now_s = time.time()
+        self._run_events()
+        self._push()
+        self._read_pending()
 
     def _pause(self) -> None:
         if self._reading:
@@ -130,6 +222,8 @@ class Connection:
     def _send(self) -> None:
         session = self.session
         out = session.out
+        if len(out) > FEW_BUFFERS and session.queued_bytes <= JOINED_BYTES:
+            out[:] = [b"".join(out)]
         while out:
             try:
                 count = self._socket.sendmsg(out[:BUFFERS_PER_SEND])
@@ -139,6 +233,7 @@ class Connection:
                 self.close()
                 return
             whole = _drop_sent(out, count)
+            self.moved_bytes += count
             session.sent(count)
             if not whole:
                 break
@@ -175,16 +270,11 @@ class Connection:
             self.close()
 
     def _writable(self) -> None:
-        self.progress_s = time.monotonic()
         self._send()
-        if self._closed or self._reading or self.session.queued_bytes > MAX_UNSENT_BYTES:
+        if self._closed or self._reading or self._answering is not None:
             return
-        self._reading = True
-        self._loop.add_reader(self._socket, self._readable)
-        self.session.now_s = time.time()
-        self._run_events()
-        if self.session.out and not self._writing and not self._closed:
-            self._send()
+        if self.session.queued_bytes <= MAX_UNSENT_BYTES:
+            self._go_on()
 
 
 def _drop_sent(out: list[bytes | memoryview], count: int) -> bool:

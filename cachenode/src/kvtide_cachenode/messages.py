@@ -1,8 +1,10 @@
 """What the admin API says and takes, as the node writes it and the client reads it."""
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+
+from kvtide_cachenode.cluster.topology import MAX_DEADLINE_S, Topology
 
 API_VERSION: Final = "v1"
 # Headers of GET /v1/trace: where to read on, and how many lines were lost before the first one.
@@ -10,8 +12,14 @@ TRACE_NEXT: Final = "Kvtide-Trace-Next"
 TRACE_GAP: Final = "Kvtide-Trace-Gap"
 
 
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
 class TierStatus(msgspec.Struct, frozen=True):
-    """One tier as it is. ``max_bytes`` is the largest capacity this machine or container allows now."""
+    """One tier as it is. ``max_bytes`` is the largest capacity this machine, container or disk allows now.
+
+    Of the SSD tier ``resident_bytes`` is what the disk holds, ``wasted_bytes`` what of it no entry needs.
+    """
 
     capacity_bytes: int
     used_bytes: int
@@ -40,8 +48,41 @@ class TraceStatus(msgspec.Struct, frozen=True):
     gap_lines: int
 
 
+class ClusterStatus(msgspec.Struct, frozen=True):
+    """The node's part in its cluster: the epoch of the topology it has adopted (0: none) and what it hears.
+
+    ``heard`` are the epochs of other members by node id. ``slots`` are owned ones. ``emptied`` says that no
+    entry is left of slots that move away; ``moved`` entries were sent to other nodes and ``left`` ones, in a
+    slot move, were not. Commands were ``forwarded`` to their keys' owners, or their clients ``redirected``.
+    """
+
+    node_id: str
+    epoch: int
+    slots: int
+    heard: dict[str, int]
+    emptied: bool
+    moved_entries: int
+    moved_bytes: int
+    left_entries: int
+    left_bytes: int
+    forwarded: int
+    forwarded_bytes: int
+    forward_failures: int
+    redirected: int
+
+
+class Version(msgspec.Struct, frozen=True):
+    """Which `Desired` document: its term and its generation."""
+
+    term: int
+    generation: int
+
+
 class NodeStatus(msgspec.Struct, frozen=True):
-    """Answer to GET /v1/status and PUT /v1/capacity."""
+    """Answer to GET /v1/status, PUT /v1/capacity and PUT /v1/desired.
+
+    ``desired`` is the newest document this node has, ``applied`` the newest that holds in full.
+    """
 
     api_version: str
     version: str
@@ -53,12 +94,56 @@ class NodeStatus(msgspec.Struct, frozen=True):
     resize: ResizeProgress | None
     counters: dict[str, int]
     trace: TraceStatus
+    cluster: ClusterStatus | None = None
+    desired: Version | None = None
+    applied: Version | None = None
 
 
-class CapacityRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of PUT /v1/capacity: bytes, or a quantity such as "512Mi"."""
+class DrainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of POST /v1/drain: how long sending entries may take."""
 
-    dram: int | str
+    deadline_s: Annotated[float, msgspec.Meta(ge=0, le=MAX_DEADLINE_S)] = 60.0
+
+
+class DrainReply(msgspec.Struct, frozen=True):
+    """What a drain did. ``complete``: every member knows that this node owns nothing now.
+
+    ``left`` entries stayed behind: peers had no room for them, or time was up.
+    """
+
+    complete: bool
+    moved_entries: int
+    moved_bytes: int
+    left_entries: int
+    left_bytes: int
+    elapsed_s: float
+
+
+class CapacityRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Body of PUT /v1/capacity: bytes, or a quantity such as "512Mi"; a tier that is not named stays."""
+
+    dram: int | str | None = None
+    ssd: int | str | None = None
+
+
+class IdleTimeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Seconds that an SSD entry is kept after its last use: by subtree root, and for all other keys.
+
+    0 keeps nothing; None keeps until the space is needed.
+    """
+
+    groups: dict[str, Seconds] = {}
+    other: Seconds | None = None
+
+
+class Desired(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Body of PUT /v1/desired. A higher (term, generation) replaces a lower one; what is None stays."""
+
+    term: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+    generation: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+    capacity: CapacityRequest | None = None
+    ttl_s: IdleTimeouts | None = None
+    topology: Topology | None = None
 
 
 class ErrorReply(msgspec.Struct, frozen=True):

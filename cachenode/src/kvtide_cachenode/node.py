@@ -1,15 +1,18 @@
 """What one node consists of, shared by the data port and the admin port."""
 
+import ssl
 import time
 from dataclasses import dataclass, field
-from hmac import compare_digest
 from importlib.metadata import version
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from kvtide_cachenode.access_trace import TraceRing
 from kvtide_cachenode.inference import Parents
+from kvtide_cachenode.latency import Histogram
+from kvtide_cachenode.membership import Membership
 from kvtide_cachenode.store import Store
+from kvtide_cachenode.users import Users
 
 if TYPE_CHECKING:
     from kvtide_cachenode.session import Session
@@ -21,8 +24,8 @@ VERSION = version("kvtide")
 class Node:
     """The store, the trace and the connections of one serving process.
 
-    ``password`` is what AUTH asks for, None when anyone may come in. ``block_tokens`` is how many tokens an
-    inferred trace counts per block.
+    ``users`` is who may do what; ``password`` is the default user's, with which peers are asked.
+    ``block_tokens`` is how many tokens an inferred trace counts per block.
     """
 
     store: Store
@@ -35,19 +38,24 @@ class Node:
     connections_total: int = 0
     connections_refused: int = 0
     commands_total: int = 0
+    auth_failures: int = 0
+    stalled_total: int = 0
+    dram_latency: Histogram = field(default_factory=Histogram)
+    later_latency: Histogram = field(default_factory=Histogram)
+    users: Users = field(default_factory=Users)
     parents: Parents = field(default_factory=Parents)
+    peer_tls: ssl.SSLContext | None = None
+    node_id: str = field(default_factory=lambda: token_hex(20))
     trace: TraceRing = field(init=False)
+    cluster: Membership = field(init=False)
 
     def __post_init__(self) -> None:
         self.trace = TraceRing(self.boot_id)
+        self.cluster = Membership(self.store, self.node_id, self.password, self.peer_tls)
 
     def uptime_s(self) -> float:
         """Seconds since this process began."""
         return time.monotonic() - self.started_s
-
-    def password_is(self, given: bytes) -> bool:
-        """Whether AUTH accepts ``given``; the time it takes does not tell how much of it was right."""
-        return self.password is not None and compare_digest(self.password, given)
 
     def infer(self, timestamp_ms: int, block_ids: list[int], hit_blocks: int) -> None:
         """Append a request that was put together from single accesses."""

@@ -2,28 +2,48 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
+import ssl
 import time
 
 from kvtide_cachenode.connection import Connection
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.session import Session
+from kvtide_cachenode.tls import wrap
 
 # Each connection's buffer is 64 KiB, of which 16 KiB are touched: 2,000 take 32 MiB.
 MAX_CONNECTIONS = 2_000
 ACCEPTS_PER_TURN = 64
 BACKLOG = 511
 SWEEP_S = 1.0
-# A peer that leaves a request unfinished or replies unread for this long holds memory for nothing.
+# A peer that leaves a request unfinished or replies unread holds memory: it is cut off unless it moves at
+# least so much in each such time.
 STALL_S = 60.0
+STALL_BYTES = 64 * 1024
+FINISH_POLL_S = 0.02
+log = logging.getLogger("kvtide_node")
 FULL = b"-ERR max number of clients reached\r\n"
 
 
 class DataServer:
-    """Listens for RESP clients on one address."""
+    """Listens on one address for clients of one protocol: RESP, or another ``connection``'s.
 
-    def __init__(self, node: Node) -> None:
+    ``full`` is what a client above the limit is told, if its protocol has words for it and it speaks without
+    TLS.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        connection: type[Connection] = Connection,
+        full: bytes = FULL,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._node = node
+        self._connection = connection
+        self._full = full
+        self._tls = tls
         self._connections: dict[int, Connection] = {}
         self._listener: socket.socket | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -53,12 +73,25 @@ class DataServer:
         bound = listener.getsockname()
         return bound[0], bound[1]
 
-    async def stop(self) -> None:
-        """Stop accepting and close every connection."""
+    async def finish(self, within_s: float) -> None:
+        """Accept no more; close each connection as soon as nothing is under way on it, and in due time."""
+        self._stop_accepting()
+        deadline_s = time.monotonic() + within_s
+        while self._connections and time.monotonic() < deadline_s:
+            for connection in list(self._connections.values()):
+                if connection.idle:
+                    connection.close()
+            await asyncio.sleep(FINISH_POLL_S)
+
+    def _stop_accepting(self) -> None:
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
+
+    async def stop(self) -> None:
+        """Stop accepting and close every connection."""
+        self._stop_accepting()
         if self._sweeper is not None:
             self._sweeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -73,29 +106,49 @@ class DataServer:
             except OSError:  # none left, gone again, or no file descriptors: the next turn tries again
                 return
             sock.setblocking(False)
-            if len(self._connections) >= MAX_CONNECTIONS:
+            if len(self._node.sessions) >= MAX_CONNECTIONS:
                 self._node.connections_refused += 1
-                with contextlib.suppress(OSError):
-                    sock.send(FULL)
+                if self._tls is None:
+                    with contextlib.suppress(OSError):
+                        sock.send(self._full)
                 sock.close()
                 continue
+            if self._tls is not None:
+                try:
+                    sock = wrap(self._tls, sock)
+                except OSError:
+                    sock.close()
+                    continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._node.connections_total += 1
             session = Session(self._node, self._node.connections_total, f"{address[0]}:{address[1]}")
             self._node.sessions[session.id] = session
-            self._connections[session.id] = Connection(loop, sock, session, self._forget)
+            self._connections[session.id] = self._connection(loop, sock, session, self._forget)
 
     def _forget(self, session_id: int) -> None:
         del self._connections[session_id]
         del self._node.sessions[session_id]
+
+    def _stalls(self, connection: Connection, now_s: float) -> bool:
+        """Whether the peer has owed us something all the time since we looked, and has hardly moved."""
+        if not connection.waiting or connection.judged is None:
+            connection.judged = now_s, connection.moved_bytes
+            return False
+        since_s, moved_bytes = connection.judged
+        if now_s - since_s <= STALL_S:
+            return False
+        connection.judged = now_s, connection.moved_bytes
+        return connection.moved_bytes - moved_bytes < STALL_BYTES
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
             now_s, unix_s = time.monotonic(), time.time()
             for connection in list(self._connections.values()):
-                if connection.waiting and now_s - connection.progress_s > STALL_S:
+                if self._stalls(connection, now_s):
+                    self._node.stalled_total += 1
+                    log.warning("cut off a client that stalls", extra={"client": connection.session.address})
                     connection.close()
                 elif connection.session.inference is not None:
                     connection.session.inference.end_idle(unix_s)

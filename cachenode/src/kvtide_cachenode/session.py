@@ -1,16 +1,29 @@
 """One client's conversation: what it said of itself, replies not sent yet, values on their way in."""
 
+import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
+from kvtide_cachenode.cluster.awareness import Evidence
+from kvtide_cachenode.cluster.redirect import UNAWARE
 from kvtide_cachenode.inference import Access, RequestInference
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.store import CapacityError, Entry, Reservation
+from kvtide_cachenode.users import WRITE, User, role_of
 from kvtide_cachenode.wire import replies
 from kvtide_cachenode.wire.replies import Reply
 
 # Large arguments that are no values: a trace line, at most. Anything larger is dropped with an error.
 MAX_ARGUMENT_BYTES = 2 * 1024 * 1024
+
+
+# Large arguments of a command by their number.
+Landed = dict[int, Reservation | bytearray]
+
+
+class ReplyCutError(Exception):
+    """A reply whose length was announced cannot be finished: all that is left is to close the connection."""
 
 
 class Session:
@@ -28,23 +41,60 @@ class Session:
         self.library: dict[str, bytes] = {}
         self.resp3 = False
         self.nil = replies.NIL2
-        self.authenticated = node.password is None
+        self.become(node.users.initial)
         self.closing = False
         self.now_s = 0.0
         self.connected_s = node.uptime_s()
         self.last_command = b""
         self.out: list[bytes | memoryview] = []
         self.queued_bytes = 0
-        self.landed: dict[int, Reservation | bytearray] = {}
+        self.landed: Landed = {}
+        self.later: Coroutine[Any, Any, object] | None = None
+        self.push: Callable[[], None] = _not_connected
+        self._room: asyncio.Event | None = None
         self.refusal: bytes | None = None
+        self.caller = UNAWARE
+        self.evidence: Evidence | None = Evidence()
         self.inference: RequestInference | None = RequestInference(node.parents, node.infer)
+        self._observed: list[tuple[Access, Sequence[bytes], Sequence[bool], float]] = []
         self._pins: deque[tuple[int, Entry]] = deque()  # (all bytes queued when its last byte was, entry)
         self._sent_bytes = 0
 
-    def reply(self, encoded: bytes) -> None:
-        """Queue bytes that are already RESP."""
+    def become(self, user: User | None) -> None:
+        """Be a user from now on, or nobody yet. ``rights`` are what its roles allow, as bits."""
+        self.user = user
+        self.rights = 0 if user is None else user.rights
+
+    def missing_right(self, needed: int) -> tuple[str, str]:
+        """Sentence and code of the error for a command that needs more rights than this client has."""
+        if self.user is None:
+            return "Authentication required.", "NOAUTH"
+        role = role_of(needed & ~self.rights)
+        return f"this user has no permissions to run it: that takes the role {role!r}", "NOPERM"
+
+    def reply(self, encoded: bytes | memoryview) -> None:
+        """Queue bytes that are already RESP. A memoryview is in use until `room` says that it was sent."""
         self.out.append(encoded)
         self.queued_bytes += len(encoded)
+
+    def answer_later(self, work: Coroutine[Any, Any, object]) -> None:
+        """Have ``work`` queue the reply of the command under way; no later command runs before it ends.
+
+        When the connection closes meanwhile, ``work`` is cancelled.
+        """
+        assert self.later is None, "one command at a time"
+        self.later = work
+
+    async def room(self, at_most_bytes: int) -> None:
+        """Send, and wait until at most so many bytes are unsent: for replies in pieces."""
+        self._room = asyncio.Event()
+        try:
+            self.push()
+            while self.queued_bytes > at_most_bytes:
+                self._room.clear()
+                await self._room.wait()
+        finally:
+            self._room = None
 
     def reply_with(self, value: Reply) -> None:
         """Queue a nested reply in the client's version of RESP."""
@@ -66,10 +116,34 @@ class Session:
             self.queued_bytes += len(head) + entry.length + 2
             self._pins.append((self._sent_bytes + self.queued_bytes, entry))
 
+    def reply_entries(self, entries: Sequence[Entry | None]) -> None:
+        """Queue an array of values; small ones in a row are one buffer."""
+        small = [b"*%d\r\n" % len(entries)]
+        for entry in entries:
+            if entry is None:
+                small.append(self.nil)
+            elif entry.inline is not None:
+                small.append(b"$%d\r\n%b\r\n" % (entry.length, entry.inline))
+            else:
+                if small:
+                    self.reply(b"".join(small))
+                    small.clear()
+                self.reply_entry(entry)
+        if small:
+            self.reply(b"".join(small))
+
+    def reply_pinned(self, head: bytes, value: memoryview, entry: Entry) -> None:
+        """Queue ``head`` and a part of an entry that `Store.pin` gave; it is unpinned when it was sent."""
+        self.out += (head, value)
+        self.queued_bytes += len(head) + len(value)
+        self._pins.append((self._sent_bytes + self.queued_bytes, entry))
+
     def sent(self, count: int) -> None:
         """``count`` bytes of the front of ``out`` were sent and their buffers are not in use any more."""
         self._sent_bytes += count
         self.queued_bytes -= count
+        if self._room is not None:
+            self._room.set()
         pins = self._pins
         while pins and pins[0][0] <= self._sent_bytes:
             self.node.store.unpin(pins.popleft()[1])
@@ -78,8 +152,8 @@ class Session:
         """Where a large argument shall arrive: the arena for a value, None for what is refused."""
         word = arguments[0].upper() if arguments else b""
         index = len(arguments)
-        if not self.authenticated:
-            self.refusal = replies.error("Authentication required.", "NOAUTH")
+        if not self.rights & WRITE:
+            self.refusal = replies.error(*self.missing_right(WRITE))
             return None
         is_value = (word in (b"SET", b"SETNX") and index == 2) or (
             word == b"MSET" and index >= 2 and index % 2 == 0
@@ -110,16 +184,26 @@ class Session:
         self.landed.clear()
 
     def observe(self, access: Access, keys: Sequence[bytes], hits: Sequence[bool]) -> None:
-        """Tell the trace, unless this client's engine reports its requests itself."""
+        """Note an access for the trace, unless this client's engine reports its requests itself."""
         if self.inference is not None:
-            self.inference.access(access, keys, hits, self.now_s)
+            self._observed.append((access, keys, hits, self.now_s))
+
+    def report(self) -> None:
+        """Tell the trace what was noted; done when the replies are on their way, not before."""
+        if self._observed:
+            observed, self._observed = self._observed, []
+            if self.inference is not None:
+                for access, keys, hits, now_s in observed:
+                    self.inference.access(access, keys, hits, now_s)
 
     def reset(self) -> None:
         """Back to how a connection begins (RESET)."""
         self.resp3 = False
         self.nil = replies.NIL2
         self.name = b""
-        self.authenticated = self.node.password is None
+        self.caller = UNAWARE
+        self.evidence = Evidence()
+        self.become(self.node.users.initial)
 
     def close(self) -> None:
         """Let go of everything the connection holds."""
@@ -127,5 +211,10 @@ class Session:
         while self._pins:
             self.node.store.unpin(self._pins.popleft()[1])
         self.drop_landed()
+        self.report()
         if self.inference is not None:
             self.inference.end()
+
+
+def _not_connected() -> None:
+    """A session without a socket sends nothing."""

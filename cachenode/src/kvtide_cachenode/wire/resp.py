@@ -29,10 +29,13 @@ MAX_HEADER_BYTES: Final = 32
 SMALL_RECEIVE_BYTES: Final = 16 * 1024
 BUFFER_BYTES: Final = 64 * 1024
 SPLIT_HEAD_BYTES: Final = 1024
+SMALL_HEADER_BYTES: Final = len(b"$1023")
 # One receive into a landed value; bounds how long one connection keeps the loop.
 VALUE_RECEIVE_BYTES: Final = 512 * 1024
 
 _HEADER_OF_LENGTH = [b"$%d" % length for length in range(1024)]
+_header_of_length = _HEADER_OF_LENGTH.__getitem__
+_LENGTH_OF_HEADER = {header: length for length, header in enumerate(_HEADER_OF_LENGTH)}
 _COUNT_OF_HEADER = {b"*%d" % count: count for count in range(1, 1025)}
 _dropped = memoryview(bytearray(VALUE_RECEIVE_BYTES))  # where unwanted bytes go; nobody reads it
 
@@ -70,6 +73,8 @@ class RequestParser:
         self._start = 0
         self._end = 0
         self._receive_bytes = SMALL_RECEIVE_BYTES
+        self._deferred = False  # whether a command is left whole in the buffer for its rest to come
+        self._was_deferred = False
         self._plain = True  # whether the last array was all small arguments, as the next one will be
         self._ready: deque[Command] = deque()
         self._state = _START
@@ -104,6 +109,8 @@ class RequestParser:
             self._landed += landed
             count -= landed
         self._end += count
+        if self._deferred:
+            self._deferred, self._was_deferred = False, True
 
     def next_event(self) -> Event | None:
         """The next event, None when more bytes are needed."""
@@ -115,9 +122,12 @@ class RequestParser:
                 if value is not None:
                     return value
             else:
-                self._split_commands()
+                if not self._deferred:
+                    self._split_commands()
                 if self._ready:
                     return self._ready.popleft()
+                if self._deferred:
+                    return None
         while True:
             state, start = self._state, self._start
             event = _STEPS[state](self)
@@ -156,8 +166,9 @@ class RequestParser:
 
         Splitting at CRLF yields header, argument, header, argument …; that an argument's header states its
         length proves that no CRLF inside an argument was taken for an end. Whatever is not of this plain
-        shape is left to the states.
+        shape is left to the states; of what is only incomplete, the rest is waited for once.
         """
+        was_deferred, self._was_deferred = self._was_deferred, False
         if self._buffer[self._start] != 42:  # "*"
             return
         parts = bytes(self._view[self._start : self._end]).split(b"\r\n")
@@ -169,17 +180,25 @@ class RequestParser:
                 break
             stop = at + 1 + 2 * count
             if stop > last:
+                # Once: splitting the same bytes again and again would cost far more than sending them.
+                rest = parts[at:]
+                self._deferred = (
+                    (at > 0 or not was_deferred)
+                    and sum(map(len, rest)) <= BUFFER_BYTES // 4
+                    and _lacks_only_its_end(rest)
+                )
                 break
             arguments = parts[at + 2 : stop : 2]
             try:
-                headers = [_HEADER_OF_LENGTH[len(argument)] for argument in arguments]
+                headers = list(map(_header_of_length, map(len, arguments)))
             except IndexError:
                 break
             if headers != parts[at + 1 : stop : 2]:
                 break
             self._ready.append(arguments)
             at = stop
-        self._start += sum(map(len, parts[:at])) + 2 * at
+        rest = parts[at:]
+        self._start = self._end - sum(map(len, rest)) - 2 * (len(rest) - 1)
         if self._end >= SMALL_RECEIVE_BYTES:
             self._receive_bytes = BUFFER_BYTES
 
@@ -310,6 +329,20 @@ _STEPS = (
     RequestParser._at_value,
     RequestParser._at_rest,
 )
+
+
+def _lacks_only_its_end(parts: list[bytes]) -> bool:
+    """Whether a command of short arguments, split at CRLF, is right as far as it is there."""
+    headers, arguments, end = parts[1:-1:2], parts[2:-1:2], parts[-1]
+    if len(headers) > len(arguments):
+        if len(end) > _LENGTH_OF_HEADER.get(headers.pop(), -1):
+            return False
+    elif end[:1] not in b"$" or len(end) > SMALL_HEADER_BYTES:
+        return False
+    try:
+        return headers == list(map(_header_of_length, map(len, arguments)))
+    except IndexError:
+        return False
 
 
 def _number(line: bytes) -> int | None:
