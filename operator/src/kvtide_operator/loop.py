@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from kvtide_operator.act.local import Resized
@@ -14,13 +14,14 @@ from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.decide.sizing import Decision, Recommendation, decide, hold
 from kvtide_operator.observe.history import TraceHistory
 from kvtide_operator.observe.nodes import NodeObserver
+from kvtide_operator.observe.season import Season
 from kvtide_operator.plan.live import Goal, Plan, plan_window
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.curve import HitCurve, hit_curve
 from kvtide_operator.simulate.errors import SimulationError
 from kvtide_operator.simulate.scenario import Scenario
 from kvtide_operator.workload.readers.node import read_node_lines
-from kvtide_operator.workload.trace import Trace
+from kvtide_operator.workload.trace import Trace, TraceError
 from kvtide_operator.world.nodes import World
 
 MAX_RECOMMENDATIONS = 10_000
@@ -54,7 +55,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round saw, thought and did."""
+    """What one round saw, thought and did; ``notes`` are sentences on what could not be read or kept."""
 
     number: int
     world: World
@@ -64,6 +65,7 @@ class Round:
     resized: tuple[Resized, ...]
     storage_cost_per_hour: float
     steps_s: dict[str, float]
+    notes: tuple[str, ...]
 
 
 @dataclass
@@ -79,6 +81,7 @@ class Loop:
         history: what their traces said so far.
         place: acts on them.
         planner: where plans are made: another process, since a plan takes a second of computing.
+        season: keeps the windows, and knows the same slot of the season before; None without a history.
         clock: seconds since the epoch; the demo's runs faster than the wall's.
         before: the workload to plan for until the nodes have seen one window of their own.
     """
@@ -91,6 +94,7 @@ class Loop:
     history: TraceHistory
     place: Place
     planner: Executor
+    season: Season | None = None
     clock: Callable[[], float] = time.time
     before: Trace | None = None
     _recommended: deque[Recommendation] = field(default_factory=lambda: deque(maxlen=MAX_RECOMMENDATIONS))
@@ -106,7 +110,7 @@ class Loop:
         with _timed(steps_s, "observe"):
             world = await self.observer.look(now_s)
         with _timed(steps_s, "workload"):
-            workload = await asyncio.to_thread(self._workload, now_s)
+            workload, notes = await asyncio.to_thread(self._workload, now_s)
         with _timed(steps_s, "plan"):
             plan = await self._plan(world, workload)
         with _timed(steps_s, "decide"):
@@ -123,14 +127,29 @@ class Loop:
             resized=tuple(resized),
             storage_cost_per_hour=self.storage_cost_per_hour(world.capacity_bytes),
             steps_s=steps_s,
+            notes=notes,
         )
 
-    def _workload(self, now_s: float) -> Workload | None:
+    def _workload(self, now_s: float) -> tuple[Workload | None, tuple[str, ...]]:
+        """What to plan for, and sentences on what could not be read."""
         window_s = self.spec.scaling.window
-        seen = read_node_lines(self.history.lines(), block_tokens=self.spec.model.block_tokens)
-        if self.before is not None and (seen is None or now_s - seen.started_at_s < window_s):
-            return _workload_of(self.before, self.before.span_s, window_s)
-        return _workload_of(seen, now_s - seen.started_at_s, window_s) if seen is not None else None
+        notes: list[str] = []
+        seen = slot = None
+        try:
+            seen = read_node_lines(self.history.lines(), block_tokens=self.spec.model.block_tokens)
+            if self.season is not None:
+                self.season.keep(seen, now_s)
+                slot = self.season.slot(now_s)
+        except TraceError as error:
+            notes.append(str(error))
+        watched_s = now_s - seen.started_at_s if seen is not None else 0.0
+        live = _workload_of(seen, watched_s, window_s) if seen is not None else None
+        past = slot if slot is not None else self.before if watched_s < window_s else None
+        if past is not None:
+            planned = _workload_of(past, past.span_s, window_s)
+            ratio = live.seen_prefix_hit_ratio if live else None
+            return planned and replace(planned, seen_prefix_hit_ratio=ratio), tuple(notes)
+        return live, tuple(notes)
 
     async def _plan(self, world: World, workload: Workload | None) -> Plan | None:
         if workload is None or not world.nodes or world.silent:

@@ -162,11 +162,19 @@ class Scaling(Model):
 
     mode: Literal["Manual", "Advise", "Auto"] = "Auto"
     interval: Duration = Field(default=60.0, gt=0)
-    window: Duration = Field(default=3600.0, gt=0)
+    window: Duration = Field(default=3600.0, ge=1)
+    season: Duration = Field(default=604800.0, gt=0)
     max_step: Ratio = 0.25
     up: Stabilization = Stabilization(stabilization=0.0)
     down: Stabilization = Stabilization(stabilization=600.0)
     minimum_gain: Ratio = 0.03
+
+
+class History(Model):
+    """Where past windows are kept; with them, the loop plans on the same slot of the season before."""
+
+    url: str = Field(max_length=2048)
+    keep: Duration = Field(default=1209600.0, gt=0)
 
 
 class TieredCacheSpec(Model):
@@ -178,6 +186,7 @@ class TieredCacheSpec(Model):
     nodes: Nodes
     objective: Objective = Objective()
     scaling: Scaling = Scaling()
+    history: History | None = None
 
     @model_validator(mode="after")
     def _one_dram_and_perhaps_ssd(self) -> Self:

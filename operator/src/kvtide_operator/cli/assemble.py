@@ -12,11 +12,14 @@ from typing import Any
 
 from kvtide_operator.act.local import LocalPlace, end_with_parent
 from kvtide_operator.api.manifest import Manifest
+from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.cli.planning import options_of, space_of
 from kvtide_operator.cli.scenario import declared
 from kvtide_operator.loop import Loop
 from kvtide_operator.observe.history import TraceHistory
 from kvtide_operator.observe.nodes import NodeObserver
+from kvtide_operator.observe.recorded import RecordedHistory
+from kvtide_operator.observe.season import Season
 from kvtide_operator.plan.kareto import Kareto
 from kvtide_operator.plan.live import Goal, plan_window
 from kvtide_operator.simulate.configuration import Configuration
@@ -63,11 +66,23 @@ async def local_loop(
                     history=history,
                     place=place,
                     planner=planner,
+                    season=_season(spec),
                     clock=clock,
                     before=before,
                 ),
                 place,
             )
+
+
+def _season(spec: TieredCacheSpec) -> Season | None:
+    if spec.history is None:
+        return None
+    return Season(
+        RecordedHistory(spec.history.url),
+        period_s=int(spec.scaling.window),
+        season_s=spec.scaling.season,
+        keep_s=spec.history.keep,
+    )
 
 
 def _scenario(fields: dict[str, Any], trace: Trace, first_request: int) -> Scenario:

@@ -54,6 +54,7 @@ def round_as_json(done: Round) -> dict[str, Any]:
             for one in done.resized
         ],
         "storage_cost_per_hour": done.storage_cost_per_hour,
+        "notes": done.notes,
         "steps_s": {name: round(took, 6) for name, took in done.steps_s.items()},
     }
 
