@@ -172,6 +172,7 @@ class DemotingStore(Store):
     def _evict(self) -> bool:
         spare = next(iter(self._spare.values()), None)
         if spare is not None:
+            self.log.touch(spare.key)  # idle from now on, not from when it was written
             self._index.remove(spare.key)
             self._count_eviction(spare)
             self._retire(spare)
