@@ -2,7 +2,7 @@
 
     python benches/libcachesim.py TRACE [--blocks N,N,...] [--python PATH] [--json]
 
-libcachesim (https://pypi.org/project/libcachesim) is no dependency of kvtide. Where it is not installed
+libcachesim, a Python package, is no dependency of kvtide. Where it is not installed
 beside it, ``--python`` names an interpreter that has it and numpy. Every count must be equal; if one is not,
 the exit code is 1.
 """
