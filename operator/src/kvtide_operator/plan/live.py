@@ -59,8 +59,10 @@ def plan_window(scenario: Scenario, goal: Goal, current: Configuration) -> Plan:
     found = plan_trace(evaluator, goal.space, bounds, options, inline(evaluator.evaluate))
     chosen, here = found.selection.chosen, found.baseline
     kept = select((here,), goal.constraints, goal.prefer).feasible
-    # Out of reach of the constraints, what counts is how much is served.
-    prefer = goal.prefer if found.selection.feasible else "Throughput"
+    # Out of reach of the constraints, what counts is how near to them one comes.
+    prefer = goal.prefer
+    if not found.selection.feasible:
+        prefer = "Latency" if chosen.outcome.stable else "Throughput"
     return Plan(
         frontier=found.frontier,
         chosen=chosen,
