@@ -134,6 +134,10 @@ class Loop:
         """What to plan for, and sentences on what could not be read."""
         window_s = self.spec.scaling.window
         notes: list[str] = []
+        if self.history.gap_lines:
+            notes.append(
+                f"{self.history.gap_lines:,} trace lines were gone from the nodes before they were read"
+            )
         seen = slot = None
         try:
             seen = read_node_lines(self.history.lines(), block_tokens=self.spec.model.block_tokens)
