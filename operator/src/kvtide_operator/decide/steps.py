@@ -1,0 +1,129 @@
+"""What one pass over a cache on Kubernetes may do: the vocabulary between decide and act."""
+
+from dataclasses import dataclass
+
+from kvtide_cachenode.messages import Desired
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the whole cache shall hold; an SSD of 0 bytes is none. ``ttl_s`` None keeps until room is needed."""
+
+    dram_bytes: int
+    ssd_bytes: int = 0
+    ttl_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSizes:
+    """A target split over equal nodes, and what each needs of Kubernetes for that.
+
+    Attributes:
+        memory_bytes: the container's memory limit: arena and overhead.
+        claim_bytes: the volume claim, None without an SSD tier.
+    """
+
+    replicas: int
+    dram_bytes: int
+    memory_bytes: int
+    ssd_bytes: int
+    claim_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetSpec:
+    """What the StatefulSet shall say now; on the way to a target it may differ from the target's sizes."""
+
+    replicas: int
+    memory_bytes: int
+    claim_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecreateSet:
+    """Delete the StatefulSet, orphan its pods and claims; the next pass creates it with another claim size."""
+
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResizePod:
+    """Patch ``pods/resize``: the memory limit and request of the node's container."""
+
+    pod: str
+    resource_version: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TellNode:
+    """Hand a document to the node in a pod: PUT /v1/desired."""
+
+    pod: str
+    document: Desired
+
+
+@dataclass(frozen=True, slots=True)
+class DrainNode:
+    """Empty the node in a pod into its peers: POST /v1/drain."""
+
+    pod: str
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExpandClaim:
+    """Patch a claim's request."""
+
+    claim: str
+    resource_version: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteClaim:
+    """Delete a claim, whose volume is to be replaced or is not needed any more."""
+
+    claim: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeletePod:
+    """Delete a pod, so that the StatefulSet makes it anew from its template."""
+
+    pod: str
+    uid: str
+    reason: str
+
+
+Step = RecreateSet | ResizePod | TellNode | DrainNode | ExpandClaim | DeleteClaim | DeletePod
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A node that keeps another size than its share: what it has, and why it cannot have more or less."""
+
+    pod: str
+    memory_bytes: int
+    reason: str
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What to do now, all at once, and what is being waited for.
+
+    Attributes:
+        stateful_set: what the StatefulSet shall say; None leaves it alone in this pass.
+        steps: independent of each other; the next pass looks at the world anew.
+        waiting: a sentence on everything that is under way.
+        held: nodes that gave up on their share; kept in status, so that the next pass knows.
+        settled: the world is as the target says, or as near to it as it can be.
+    """
+
+    stateful_set: SetSpec | None
+    steps: tuple[Step, ...] = ()
+    waiting: tuple[str, ...] = ()
+    held: tuple[Held, ...] = ()
+    settled: bool = False
