@@ -7,7 +7,7 @@ from kvtide_cachenode.messages import Desired
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the whole cache shall hold; an SSD of 0 bytes is none. ``ttl_s`` None keeps until room is needed."""
+    """What the whole cache shall hold; an SSD of 0 bytes is none, a TTL of None keeps until full."""
 
     dram_bytes: int
     ssd_bytes: int = 0
@@ -41,7 +41,7 @@ class SetSpec:
 
 @dataclass(frozen=True, slots=True)
 class RecreateSet:
-    """Delete the StatefulSet, orphan its pods and claims; the next pass creates it with another claim size."""
+    """Delete the StatefulSet and orphan its pods; the next pass creates it with another claim size."""
 
     uid: str
 
