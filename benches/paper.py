@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from kvtide_operator.api.manifest import load_manifest
-from kvtide_operator.cli.scenario import scenario_from
+from kvtide_operator.planner.scenario import scenario_from
 from kvtide_operator.plan.bounds import bounds_of, zero_load_ttft_s
 from kvtide_operator.plan.kareto import Kareto
 from kvtide_operator.plan.outcome import Candidate

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from kvtide_operator.api.manifest import load_manifest
-from kvtide_operator.cli.planning import space_of
-from kvtide_operator.cli.scenario import scenario_from
+from kvtide_operator.planner.goal import space_of
+from kvtide_operator.planner.scenario import scenario_from
 from kvtide_operator.plan.bounds import bounds_of
 from kvtide_operator.plan.grid import Grid
 from kvtide_operator.plan.group_ttl import curves_of, tune

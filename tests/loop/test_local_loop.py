@@ -62,9 +62,9 @@ async def test_a_round_sees_the_workload_and_moves_the_nodes_one_step(
         hit_ratio = await play(workload, place, clock)
         clock.now_s += 200
         seen = await loop.run_once()
-        assert seen.workload is not None
-        assert seen.workload.requests == workload.requests
-        assert seen.workload.seen_prefix_hit_ratio == pytest.approx(hit_ratio, abs=1e-9)
+        assert seen.demand is not None
+        assert seen.demand.requests == workload.requests
+        assert seen.demand.seen_prefix_hit_ratio == pytest.approx(hit_ratio, abs=1e-9)
         assert seen.plan is not None
         assert seen.decision.action == "shrink"
         assert seen.decision.to_bytes == 96 * MI
@@ -90,8 +90,8 @@ async def test_a_trace_from_before_stands_in_until_the_nodes_have_seen_a_window(
     async with local_loop(manifest, before=workload) as (loop, _):
         done = await loop.run_once()
     assert done.plan is not None
-    assert done.workload is not None
-    assert done.workload.seen_prefix_hit_ratio is None
+    assert done.demand is not None
+    assert done.demand.seen_prefix_hit_ratio is None
 
 
 async def test_all_sizes_are_kept_while_a_node_is_silent(manifest: Manifest, workload: Trace) -> None:

@@ -1,31 +1,28 @@
 """One round of the loop: observe → workload → plan → decide → act → report, each step timed and named."""
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from math import sqrt
 from typing import Protocol
 
 from kvtide_operator.act.local import Resized
-from kvtide_operator.api.tieredcache import TieredCacheSpec
+from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.decide.sizing import Decision, Recommendation, decide, hold
-from kvtide_operator.observe.history import TraceHistory
 from kvtide_operator.observe.nodes import NodeObserver
-from kvtide_operator.observe.season import Season
-from kvtide_operator.plan.live import Goal, Plan, plan_window
+from kvtide_operator.plan.proposal import Demand, Plan
+from kvtide_operator.planner.process import Planner, PlannerLostError
 from kvtide_operator.simulate.configuration import Configuration
-from kvtide_operator.simulate.curve import HitCurve, hit_curve
 from kvtide_operator.simulate.errors import SimulationError
-from kvtide_operator.simulate.scenario import Scenario
-from kvtide_operator.workload.readers.node import read_node_lines
-from kvtide_operator.workload.trace import Trace, TraceError
+from kvtide_operator.workload.trace import Trace
 from kvtide_operator.world.nodes import World
 
 MAX_RECOMMENDATIONS = 10_000
 """Past recommendations kept for stabilisation: a week of rounds a minute."""
+SEARCH_EVERY_S = 3600.0
+"""A plan is made anew at least this often, also when nothing seems to have changed."""
 
 
 class Place(Protocol):
@@ -36,30 +33,12 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
-    """What was asked of the cache within the window, and the hit ratio it could have at any size.
-
-    Attributes:
-        trace: the window and what came before it.
-        first_request: the first of the window; those before it only warm the caches up.
-        seen_prefix_hit_ratio: what engines reported, or None where no engine reports.
-    """
-
-    trace: Trace
-    first_request: int
-    requests: int
-    blocks: int
-    curve: HitCurve
-    seen_prefix_hit_ratio: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Round:
     """What one round saw, thought and did; ``notes`` are sentences on what could not be read or kept."""
 
     number: int
     world: World
-    workload: Workload | None
+    demand: Demand | None
     plan: Plan | None
     decision: Decision
     resized: tuple[Resized, ...]
@@ -68,38 +47,45 @@ class Round:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Searched:
+    """A plan, and what it was made for."""
+
+    plan: Plan | None
+    demand: Demand
+    manifest: Manifest
+    configuration: Configuration
+    at_s: float
+
+
 @dataclass
 class Loop:
     """The loop over one cache.
 
     Attributes:
-        spec: what the user wants.
-        goal: bounds, constraints and objective of the planner.
-        scenario_of: the scenario of a trace whose figures count from a request on.
+        key: names the cache.
+        manifest: what the user wants.
         storage_cost_per_hour: the price of a DRAM capacity in bytes.
         observer: looks at the nodes.
-        history: what their traces said so far.
         place: acts on them.
-        planner: where plans are made: another process, since a plan takes a second of computing.
-        season: keeps the windows, and knows the same slot of the season before; None without a history.
+        planner: where plans are made.
         clock: seconds since the epoch; the demo's runs faster than the wall's.
         before: the workload to plan for until the nodes have seen one window of their own.
     """
 
-    spec: TieredCacheSpec
-    goal: Goal
-    scenario_of: Callable[[Trace, int], Scenario]
+    key: str
+    manifest: Manifest
     storage_cost_per_hour: Callable[[int], float]
     observer: NodeObserver
-    history: TraceHistory
     place: Place
-    planner: Executor
-    season: Season | None = None
+    planner: Planner
     clock: Callable[[], float] = time.time
     before: Trace | None = None
     _recommended: deque[Recommendation] = field(default_factory=lambda: deque(maxlen=MAX_RECOMMENDATIONS))
     _observing_since_s: float | None = None
     _rounds: int = 0
+    _planner_lives: int = 0
+    _searched: _Searched | None = None
 
     async def run_once(self) -> Round:
         """Look at the cache once, and move it one step where that is permitted and worth it."""
@@ -107,12 +93,21 @@ class Loop:
         now_s = self.clock()
         if self._observing_since_s is None:
             self._observing_since_s = now_s
+        if self._planner_lives != self.planner.lives:
+            self._planner_lives = self.planner.lives
+            self.observer.begin_anew()
+        demand: Demand | None = None
+        plan: Plan | None = None
+        notes: tuple[str, ...] = ()
         with _timed(steps_s, "observe"):
-            world = await self.observer.look(now_s)
-        with _timed(steps_s, "workload"):
-            workload, notes = await asyncio.to_thread(self._workload, now_s)
-        with _timed(steps_s, "plan"):
-            plan = await self._plan(world, workload)
+            world, pages = await self.observer.look(now_s)
+        try:
+            with _timed(steps_s, "workload"):
+                demand, notes = await self.planner.take_in(self.key, self.manifest, pages, now_s, self.before)
+            with _timed(steps_s, "plan"):
+                plan = await self._plan(world, demand, now_s)
+        except PlannerLostError as error:
+            notes = (str(error),)
         with _timed(steps_s, "decide"):
             decision = self._decide(world, plan, now_s)
         with _timed(steps_s, "act"):
@@ -121,7 +116,7 @@ class Loop:
         return Round(
             number=self._rounds,
             world=world,
-            workload=workload,
+            demand=demand,
             plan=plan,
             decision=decision,
             resized=tuple(resized),
@@ -130,41 +125,25 @@ class Loop:
             notes=notes,
         )
 
-    def _workload(self, now_s: float) -> tuple[Workload | None, tuple[str, ...]]:
-        """What to plan for, and sentences on what could not be read."""
-        window_s = self.spec.scaling.window
-        notes: list[str] = []
-        if self.history.gap_lines:
-            notes.append(
-                f"{self.history.gap_lines:,} trace lines were gone from the nodes before they were read"
-            )
-        seen = slot = None
-        try:
-            seen = read_node_lines(self.history.lines(), block_tokens=self.spec.model.block_tokens)
-            if self.season is not None:
-                self.season.keep(seen, now_s)
-                slot = self.season.slot(now_s)
-        except TraceError as error:
-            notes.append(str(error))
-        watched_s = now_s - seen.started_at_s if seen is not None else 0.0
-        live = _workload_of(seen, watched_s, window_s) if seen is not None else None
-        past = slot if slot is not None else self.before if watched_s < window_s else None
-        if past is not None:
-            planned = _workload_of(past, past.span_s, window_s)
-            ratio = live.seen_prefix_hit_ratio if live else None
-            return planned and replace(planned, seen_prefix_hit_ratio=ratio), tuple(notes)
-        return live, tuple(notes)
-
-    async def _plan(self, world: World, workload: Workload | None) -> Plan | None:
-        if workload is None or not world.nodes or world.silent:
+    async def _plan(self, world: World, demand: Demand | None, now_s: float) -> Plan | None:
+        """The plan for the present demand: the last one while nothing that it was made for has moved."""
+        if demand is None or not world.nodes or world.silent:
             return None
-        scenario = self.scenario_of(workload.trace, workload.first_request)
-        current = Configuration(world.capacity_bytes, instances=self.goal.space.instances)
-        running = asyncio.get_running_loop()
-        try:
-            return await running.run_in_executor(self.planner, plan_window, scenario, self.goal, current)
-        except SimulationError:
-            return None
+        manifest = self.manifest
+        here = Configuration(world.capacity_bytes, instances=manifest.cache.spec.engine.instances)
+        last = self._searched
+        if (
+            last is None
+            or now_s - last.at_s >= SEARCH_EVERY_S
+            or (last.manifest, last.configuration) != (manifest, here)
+            or moved(last.demand, demand, manifest.cache.spec.scaling.minimum_gain)
+        ):
+            try:
+                plan = await self.planner.search(self.key, manifest, here)
+            except SimulationError:
+                plan = None
+            last = self._searched = _Searched(plan, demand, manifest, here, now_s)
+        return last.plan
 
     def _decide(self, world: World, plan: Plan | None, now_s: float) -> Decision:
         here = world.capacity_bytes
@@ -176,12 +155,13 @@ class Loop:
         assert self._observing_since_s is not None
         past = tuple(self._recommended)
         self._recommended.append(Recommendation(now_s, plan.chosen.configuration.dram_bytes))
+        spec = self.manifest.cache.spec
         return decide(
             plan,
             past,
             now_s=now_s,
-            capacity=self.spec.dram.capacity,
-            scaling=self.spec.scaling,
+            capacity=spec.dram.capacity,
+            scaling=spec.scaling,
             observing_since_s=self._observing_since_s,
         )
 
@@ -191,21 +171,16 @@ class Loop:
         return await self.place.resize(decision.to_bytes)
 
 
-def _workload_of(trace: Trace, observed_s: float, window_s: float) -> Workload | None:
-    """The last ``window_s`` seconds of a trace; what came before them warms the curve up."""
-    first = int(trace.arrival_s.searchsorted(observed_s - window_s))
-    if first == trace.requests:
-        return None
-    blocks = int(trace.block_start[-1] - trace.block_start[first])
-    hits = trace.hit_blocks[first:] if trace.hit_blocks is not None else None
-    return Workload(
-        trace=trace,
-        first_request=first,
-        requests=trace.requests - first,
-        blocks=blocks,
-        curve=hit_curve(trace, first_request=first),
-        seen_prefix_hit_ratio=float(hits.sum()) / blocks if hits is not None and blocks else None,
-    )
+def moved(before: Demand, now: Demand, threshold: float) -> bool:
+    """Whether the demand has changed by more than ``threshold``: hits at some size, or blocks asked for.
+
+    The number of requests varies by chance: three standard deviations of a Poisson count are no change.
+    """
+    if before.curve.distance(now.curve) > threshold:
+        return True
+    rate_before, rate_now = before.blocks / before.span_s, now.blocks / now.span_s
+    chance = 3 / sqrt(min(before.requests, now.requests))
+    return abs(rate_now - rate_before) > max(threshold, chance) * max(rate_before, rate_now)
 
 
 @contextmanager

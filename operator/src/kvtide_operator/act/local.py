@@ -1,9 +1,7 @@
 """The local place: cache nodes as subprocesses of this one, resized through their admin API."""
 
 import asyncio
-import ctypes
 import json
-import signal
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -11,13 +9,13 @@ from types import TracebackType
 from typing import IO, Self
 
 from kvtide_cachenode.client import NodeClient, NodeError
+from kvtide_operator.act.parent import end_with_parent
 
 START_TIMEOUT_S = 15.0
 """How long a node may take until it serves; after that the start has failed."""
 STOP_TIMEOUT_S = 5.0
 """How long a node may take to stop after SIGTERM; after that it is killed."""
 PAGE_BYTES = 4096
-_PR_SET_PDEATHSIG = 1
 
 
 class PlaceError(RuntimeError):
@@ -109,15 +107,6 @@ class LocalPlace:
 
 def _share(total_bytes: int, replicas: int) -> int:
     return total_bytes // replicas // PAGE_BYTES * PAGE_BYTES
-
-
-def end_with_parent() -> None:
-    """Called in a child: Linux ends it when its parent is gone, also after a kill -9, and Ctrl-C does not.
-
-    What Ctrl-C means is for the parent to decide.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _resize(node: _Node, share: int) -> Resized:

@@ -9,7 +9,7 @@ import click
 from kvtide_operator.cli.errors import UserError
 
 if TYPE_CHECKING:
-    from kvtide_operator.simulate.curve import HitCurve
+    from kvtide_operator.simulate.hit_curve import HitCurve
     from kvtide_operator.workload.trace import Trace
 
 GIB = 2**30

@@ -84,7 +84,7 @@ def _fitted(manifest: "Manifest", trace: "Trace") -> "Manifest":
     How long its prompts are is not known in advance, and with them which latency can be asked for.
     """
     from kvtide_operator.api.tieredcache import Objective
-    from kvtide_operator.cli.scenario import engine_profile
+    from kvtide_operator.planner.scenario import engine_profile
     from kvtide_operator.simulate.step_times import prefill_chunk_s
 
     chunk_tokens = 8192.0

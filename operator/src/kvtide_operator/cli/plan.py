@@ -73,7 +73,7 @@ def command(
     from kvtide_operator.cli.mistakes import MISTAKES
     from kvtide_operator.cli.past import look_back
     from kvtide_operator.cli.planning import planned, regretted
-    from kvtide_operator.cli.scenario import scenario_from
+    from kvtide_operator.planner.scenario import scenario_from
     from kvtide_operator.simulate.evaluator import Evaluator
 
     if groups and evaluate_next:

@@ -12,11 +12,11 @@ from kvtide_operator.plan.miss_stream import miss_stream
 from kvtide_operator.plan.outcome import Candidate
 from kvtide_operator.plan.periods import regret
 from kvtide_operator.plan.search import Search, run_search
-from kvtide_operator.plan.selector import Constraints, select, write_through_warning
+from kvtide_operator.plan.selector import select, write_through_warning
 from kvtide_operator.plan.space import SearchSpace
 from kvtide_operator.plan.trace_plan import GroupPlan, PlanOptions, TracePlan, plan_groups, plan_trace
 from kvtide_operator.plan.workers import Workers
-from kvtide_operator.simulate.configuration import Configuration
+from kvtide_operator.planner.goal import options_of, space_of
 from kvtide_operator.simulate.evaluator import Evaluator
 
 GIB = 1 << 30
@@ -118,40 +118,6 @@ def regretted(
         "broken": found.broken,
         "notes": scenario.trace.notes,
     }
-
-
-def space_of(manifest: Manifest) -> SearchSpace:
-    """What the manifest lets the planner choose from; as many volumes as nodes."""
-
-    spec = manifest.cache.spec
-    capacity, ssd = spec.dram.capacity, spec.ssd
-    return SearchSpace(
-        dram_min_bytes=capacity.min,
-        dram_max_bytes=capacity.max,
-        dram_step_bytes=capacity.step,
-        ttl_min_s=ssd.ttl.min if ssd else 0.0,
-        ttl_max_s=ssd.ttl.max if ssd else 0.0,
-        tier_classes=ssd.classes if ssd else (),
-        volumes=spec.nodes.replicas.min,
-        instances=spec.engine.instances,
-    )
-
-
-def options_of(manifest: Manifest, search: Search) -> PlanOptions:
-    """The baseline is the cache as it is declared to start: its initial DRAM, no SSD."""
-
-    spec = manifest.cache.spec
-    slo, budget = spec.objective.slo.ttft, spec.objective.budget.tiers_per_hour
-    return PlanOptions(
-        search=search,
-        constraints=Constraints(
-            ttft_p50_s=slo.p50,
-            ttft_p99_s=slo.p99,
-            storage_cost_per_hour=None if budget is None else float(budget),
-        ),
-        prefer=spec.objective.prefer,
-        baseline=Configuration(spec.dram.capacity.initial, instances=spec.engine.instances),
-    )
 
 
 def _grouped(

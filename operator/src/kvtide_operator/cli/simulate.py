@@ -41,7 +41,7 @@ def command(
     from kvtide_operator.api.manifest import load_manifest
     from kvtide_operator.api.quantity import parse_duration, parse_quantity
     from kvtide_operator.cli.mistakes import MISTAKES
-    from kvtide_operator.cli.scenario import scenario_from
+    from kvtide_operator.planner.scenario import scenario_from
     from kvtide_operator.simulate.configuration import Configuration
     from kvtide_operator.simulate.evaluator import Evaluator
     from kvtide_operator.workload.readers import read_trace

@@ -6,7 +6,7 @@ from typing import Literal
 
 from kvtide_operator.api.quantity import format_quantity
 from kvtide_operator.api.tieredcache import Capacity, Scaling
-from kvtide_operator.plan.live import Plan
+from kvtide_operator.plan.proposal import Plan
 
 Action = Literal["grow", "shrink", "hold"]
 

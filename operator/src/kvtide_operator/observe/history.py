@@ -1,9 +1,15 @@
-"""The access trace as the nodes have told it so far, bounded in time and in bytes."""
+"""The access trace as the nodes have told it so far, bounded in time; its owner bounds the bytes."""
 
 from collections import deque
+from dataclasses import dataclass
 
-MAX_BYTES = 512 << 20
-"""Bytes of trace kept; beyond it the oldest pages go first, and with them the warm-up of the curve."""
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Trace lines as a node told them, and how many it had dropped before they could be read."""
+
+    lines: bytes
+    gap_lines: int = 0
 
 
 class TraceHistory:
@@ -16,7 +22,7 @@ class TraceHistory:
         self.gap_lines = 0
 
     def add(self, page: bytes, now_s: float, gap_lines: int = 0) -> None:
-        """Take in one node's new lines, and forget what is too old or too much.
+        """Take in one node's new lines, and forget what is too old.
 
         Args:
             page: whole JSON lines, each ended by a line feed.
@@ -27,8 +33,17 @@ class TraceHistory:
         if page:
             self._pages.append((now_s, page))
             self._bytes += len(page)
-        while self._pages and (self._pages[0][0] < now_s - self._keep_s or self._bytes > MAX_BYTES):
-            self._bytes -= len(self._pages.popleft()[1])
+        while self._pages and self._pages[0][0] < now_s - self._keep_s:
+            self.forget_oldest()
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much is kept."""
+        return self._bytes
+
+    def forget_oldest(self) -> None:
+        """Let the oldest page go, and with it some of the warm-up of the curve."""
+        self._bytes -= len(self._pages.popleft()[1])
 
     def lines(self) -> bytes:
         """All lines kept, in the order they were told."""

@@ -1,10 +1,10 @@
 """Reads the nodes: their state and what their traces say since the last look."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from kvtide_cachenode.client import NodeClient, NodeError
-from kvtide_operator.observe.history import TraceHistory
+from kvtide_operator.observe.history import Page
 from kvtide_operator.world.nodes import NodeState, SilentNode, World
 
 MAX_PAGES_PER_LOOK = 64
@@ -12,27 +12,36 @@ MAX_PAGES_PER_LOOK = 64
 
 
 class NodeObserver:
-    """Looks at all nodes of one cache."""
+    """Looks at all nodes of one cache.
 
-    def __init__(self, clients: Mapping[str, NodeClient], history: TraceHistory) -> None:
+    Args:
+        clients: asks for the admin client of every node there is now, by the node's name.
+    """
+
+    def __init__(self, clients: Callable[[], Mapping[str, NodeClient]]) -> None:
         self._clients = clients
-        self._history = history
         self._cursor: dict[str, str] = {}
 
-    async def look(self, now_s: float) -> World:
-        """The nodes as they are now; new trace lines go into the history."""
-        seen = await asyncio.gather(*(self._look_at(name, now_s) for name in self._clients))
-        return World(
+    async def look(self, now_s: float) -> tuple[World, tuple[Page, ...]]:
+        """The nodes as they are now, and the trace lines they wrote since the last look."""
+        pages: list[Page] = []
+        clients = self._clients()
+        seen = await asyncio.gather(*(self._look_at(name, clients[name], pages) for name in clients))
+        world = World(
             at_s=now_s,
             nodes=tuple(node for node in seen if isinstance(node, NodeState)),
             silent=tuple(node for node in seen if isinstance(node, SilentNode)),
         )
+        return world, tuple(pages)
 
-    async def _look_at(self, name: str, now_s: float) -> NodeState | SilentNode:
-        client = self._clients[name]
+    def begin_anew(self) -> None:
+        """Read all that the nodes still have of their traces in the next look."""
+        self._cursor.clear()
+
+    async def _look_at(self, name: str, client: NodeClient, pages: list[Page]) -> NodeState | SilentNode:
         try:
             status = await client.status()
-            await self._read_trace(name, client, now_s)
+            await self._read_trace(name, client, pages)
         except NodeError as error:
             return SilentNode(name, str(error))
         dram = status.tiers["dram"]
@@ -45,10 +54,11 @@ class NodeObserver:
             max_bytes=dram.max_bytes,
         )
 
-    async def _read_trace(self, name: str, client: NodeClient, now_s: float) -> None:
+    async def _read_trace(self, name: str, client: NodeClient, pages: list[Page]) -> None:
         for _ in range(MAX_PAGES_PER_LOOK):
             page = await client.trace(self._cursor.get(name))
-            self._history.add(page.lines, now_s, page.gap)
+            if page.lines or page.gap:
+                pages.append(Page(page.lines, page.gap))
             self._cursor[name] = page.next
             if not page.lines:
                 return

@@ -1,50 +1,15 @@
 """The plan of a running cache: the search over the last window, and what moving would gain."""
 
-from dataclasses import dataclass
-
 from kvtide_operator.plan.bounds import bounds_of
 from kvtide_operator.plan.kareto import Kareto
 from kvtide_operator.plan.outcome import Candidate
-from kvtide_operator.plan.selector import Constraints, Prefer, select
-from kvtide_operator.plan.space import SearchSpace
+from kvtide_operator.plan.proposal import Goal, Plan
+from kvtide_operator.plan.selector import Prefer, select
 from kvtide_operator.plan.trace_plan import PlanOptions, plan_trace
 from kvtide_operator.plan.workers import inline
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.evaluator import Evaluator
 from kvtide_operator.simulate.scenario import Scenario
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Where a cache could be, where it should be, and where it is, all on the same window.
-
-    Attributes:
-        frontier: non-dominated points, cheapest first.
-        chosen: the point to move to.
-        feasible: whether it keeps every constraint.
-        current: the configuration the cache has now.
-        gain: by how much the chosen point is better than the current one in what the objective prefers, as
-            a share; 1 where the current one breaks a constraint that the chosen one keeps.
-        evaluations: configurations simulated.
-        why: one sentence.
-    """
-
-    frontier: tuple[Candidate, ...]
-    chosen: Candidate
-    feasible: bool
-    current: Candidate
-    gain: float
-    evaluations: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What the user wants of the cache: bounds, constraints, objective."""
-
-    space: SearchSpace
-    constraints: Constraints
-    prefer: Prefer
 
 
 def plan_window(scenario: Scenario, goal: Goal, current: Configuration) -> Plan:

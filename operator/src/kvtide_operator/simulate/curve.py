@@ -1,35 +1,11 @@
 """Hit ratio against capacity, for every capacity at once."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from kvtide_operator.simulate.hit_curve import HitCurve
 from kvtide_operator.simulate.stack_distance import NEVER, stack_distances
 from kvtide_operator.workload.trace import Trace
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HitCurve:
-    """Prefix hit ratio (blocks hit / blocks requested) of an LRU cache as a step function of its capacity.
-
-    Attributes:
-        capacity_blocks: int64[breakpoints], rising, the capacities at which the hit ratio rises.
-        hit_ratio: float64[breakpoints], the hit ratio from each of them on.
-    """
-
-    capacity_blocks: NDArray[np.int64]
-    hit_ratio: NDArray[np.float64]
-
-    def hit_ratio_at(self, capacity_blocks: float) -> float:
-        """The hit ratio of a cache with room for this many blocks."""
-        reached = int(np.searchsorted(self.capacity_blocks, capacity_blocks, side="right"))
-        return float(self.hit_ratio[reached - 1]) if reached else 0.0
-
-    @property
-    def hit_ratio_infinite(self) -> float:
-        """The hit ratio of a cache with room for every block."""
-        return self.hit_ratio_at(np.inf)
 
 
 def hit_curve(

@@ -10,7 +10,7 @@ from kvtide_operator.plan.outcome import Candidate
 
 def round_as_json(done: Round) -> dict[str, Any]:
     """What a script wants of a round: bytes, ratios, money an hour, seconds."""
-    world, workload, plan, decision = done.world, done.workload, done.plan, done.decision
+    world, demand, plan, decision = done.world, done.demand, done.plan, done.decision
     return {
         "round": done.number,
         "at": round(world.at_s, 3),
@@ -27,12 +27,12 @@ def round_as_json(done: Round) -> dict[str, Any]:
         "silent": {node.name: node.reason for node in world.silent},
         "capacity_bytes": world.capacity_bytes,
         "used_bytes": world.used_bytes,
-        "workload": workload
+        "workload": demand
         and {
-            "requests": workload.requests,
-            "blocks": workload.blocks,
-            "prefix_hit_ratio": workload.seen_prefix_hit_ratio,
-            "hit_ratio_infinite": workload.curve.hit_ratio_infinite,
+            "requests": demand.requests,
+            "blocks": demand.blocks,
+            "prefix_hit_ratio": demand.seen_prefix_hit_ratio,
+            "hit_ratio_infinite": demand.curve.hit_ratio_infinite,
         },
         "plan": plan
         and {
@@ -76,7 +76,7 @@ def _point(candidate: Candidate) -> dict[str, Any]:
 def round_as_text(done: Round) -> str:
     """The same in a few words."""
     world, decision = done.world, done.decision
-    seen = done.workload.seen_prefix_hit_ratio if done.workload else None
+    seen = done.demand.seen_prefix_hit_ratio if done.demand else None
     hit = f", hit ratio {seen:.1%}" if seen is not None else ""
     return (
         f"round {done.number}: {format_quantity(world.capacity_bytes)} on {len(world.nodes)} nodes, "

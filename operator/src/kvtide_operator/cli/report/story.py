@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from kvtide_operator.loop import Round
-from kvtide_operator.simulate.curve import HitCurve
+from kvtide_operator.simulate.hit_curve import HitCurve
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ class Story:
         )
         if done.decision.action != "hold":
             self.moves.append((at_s, done))
-        if done.workload is not None and world.entries:
-            self.curve = done.workload.curve
+        if done.demand is not None and world.entries:
+            self.curve = done.demand.curve
             self.bytes_per_entry = world.used_bytes / world.entries
 
     @property

@@ -10,12 +10,26 @@ from kvtide_operator.api.tieredcache import CatalogueProfile
 from kvtide_operator.simulate.engine_profile import EngineProfile, ProfileError, parse_profile
 from kvtide_operator.simulate.media import Bandwidth, MediumSpeed
 from kvtide_operator.simulate.model import geometry
+from kvtide_operator.simulate.pool import Offload, Routing
 from kvtide_operator.simulate.prices import GIB, Ladder, Price, Rung, VolumeSizes
 from kvtide_operator.simulate.profiles import find_profile
 from kvtide_operator.simulate.scenario import Scenario, SsdClass
+from kvtide_operator.simulate.ssd import WriteAdmission
 from kvtide_operator.workload.trace import Trace
 
 MB = 1_000_000
+
+_OFFLOAD: dict[str, Offload] = {
+    "WriteThrough": "writeThrough",
+    "OnEvict": "onEvict",
+    "Selective": "selective",
+}
+_ROUTING: dict[str, Routing] = {"RoundRobin": "roundRobin", "PrefixAffine": "prefixAffine"}
+_WRITE_ADMISSION: dict[str, WriteAdmission] = {
+    "Always": "always",
+    "SecondTouch": "secondTouch",
+    "ReusedOnly": "reusedOnly",
+}
 
 
 def scenario_from(manifest: Manifest, trace: Trace, seed: int = 0) -> Scenario:
@@ -57,6 +71,9 @@ def declared(manifest: Manifest) -> dict[str, Any]:
         "gpu_cache_bytes": spec.engine.gpu_cache,
         "semantics": "vllm" if vllm else "mooncake",
         "reload": "async" if vllm else "queueing",
+        "offload": _OFFLOAD[spec.engine.offload],
+        "routing": _ROUTING[spec.engine.routing],
+        "write_admission": _WRITE_ADMISSION[spec.ssd.admission if spec.ssd else "Always"],
         "ssd_max_bytes": spec.ssd.capacity.max if spec.ssd else None,
     }
 

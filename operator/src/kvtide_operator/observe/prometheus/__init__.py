@@ -1,0 +1,1 @@
+"""The engines' metrics, out of Prometheus."""

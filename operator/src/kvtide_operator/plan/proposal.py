@@ -1,0 +1,62 @@
+"""What the planner is asked and what it answers; light enough for a process that does not plan itself."""
+
+from dataclasses import dataclass
+
+from kvtide_operator.plan.outcome import Candidate
+from kvtide_operator.plan.selector import Constraints, Prefer
+from kvtide_operator.plan.space import SearchSpace
+from kvtide_operator.simulate.hit_curve import HitCurve
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What was asked of a cache within the window, and the hit ratio it could have at any size.
+
+    Attributes:
+        requests: within the window.
+        blocks: that they asked for.
+        span_s: from the window's beginning to now.
+        inferred: the nodes guessed the requests from foreign clients' commands.
+        curve: thinned.
+        seen_prefix_hit_ratio: what engines reported, or None where no engine reports.
+    """
+
+    requests: int
+    blocks: int
+    span_s: float
+    inferred: bool
+    curve: HitCurve
+    seen_prefix_hit_ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where a cache could be, where it should be, and where it is, all on the same window.
+
+    Attributes:
+        frontier: non-dominated points, cheapest first.
+        chosen: the point to move to.
+        feasible: whether it keeps every constraint.
+        current: the configuration the cache has now.
+        gain: by how much the chosen point is better than the current one in what the objective prefers, as
+            a share; 1 where the current one breaks a constraint that the chosen one keeps.
+        evaluations: configurations simulated.
+        why: one sentence.
+    """
+
+    frontier: tuple[Candidate, ...]
+    chosen: Candidate
+    feasible: bool
+    current: Candidate
+    gain: float
+    evaluations: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What the user wants of the cache: bounds, constraints, objective."""
+
+    space: SearchSpace
+    constraints: Constraints
+    prefer: Prefer

@@ -1,0 +1,169 @@
+"""What the planning process remembers of each cache, and the work it does on that.
+
+These functions run in the planning process. Reading a node's trace does not consume it: when this process is
+lost, its successor is told everything again.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from kvtide_operator.api.manifest import Manifest
+from kvtide_operator.observe.history import Page, TraceHistory
+from kvtide_operator.observe.recorded import RecordedHistory
+from kvtide_operator.observe.season import Season
+from kvtide_operator.plan.kareto import Kareto
+from kvtide_operator.plan.live import plan_window
+from kvtide_operator.plan.proposal import Demand, Goal, Plan
+from kvtide_operator.planner.goal import options_of, space_of
+from kvtide_operator.planner.scenario import scenario_from
+from kvtide_operator.simulate.configuration import Configuration
+from kvtide_operator.simulate.curve import hit_curve
+from kvtide_operator.workload.generate import generate
+from kvtide_operator.workload.readers.node import read_node_lines
+from kvtide_operator.workload.trace import Trace, TraceError
+
+WARM_UP_WINDOWS = 3
+"""Trace kept, in windows: one to plan for, the rest to know what was already cached when it began."""
+MAX_TRACE_BYTES = 128 << 20
+"""Trace lines kept of all caches together; beyond it the oldest of the cache with the most lines go."""
+CURVE_BREAKPOINTS = 1024
+"""Of the curve that is handed out, which is looked at and compared, not planned with."""
+
+
+@dataclass(slots=True)
+class _Bench:
+    history: TraceHistory
+    season: Season | None
+    window: tuple[Trace, int] | None = None
+
+
+@dataclass
+class _Benches:
+    of: dict[str, _Bench] = field(default_factory=dict)
+
+    def bench(self, key: str, manifest: Manifest) -> _Bench:
+        if key not in self.of:
+            spec = manifest.cache.spec
+            self.of[key] = _Bench(TraceHistory(WARM_UP_WINDOWS * spec.scaling.window), _season(manifest))
+        return self.of[key]
+
+    def make_room(self) -> None:
+        while sum(bench.history.kept_bytes for bench in self.of.values()) > MAX_TRACE_BYTES:
+            max(self.of.values(), key=lambda bench: bench.history.kept_bytes).history.forget_oldest()
+
+
+_benches = _Benches()
+
+
+def take_in(
+    key: str, manifest: Manifest, pages: tuple[Page, ...], now_s: float, before: Trace | None
+) -> tuple[Demand | None, tuple[str, ...]]:
+    """Add what nodes told, and say what was asked of the cache within the window.
+
+    Args:
+        key: names the cache.
+        manifest: what is declared of it now.
+        pages: new trace lines.
+        now_s: seconds since the epoch on the loop's clock.
+        before: the workload to plan for until the nodes have seen one window of their own.
+
+    Returns:
+        The demand, None where nothing was asked; and sentences on what could not be read or kept.
+    """
+    bench = _benches.bench(key, manifest)
+    for page in pages:
+        bench.history.add(page.lines, now_s, page.gap_lines)
+    _benches.make_room()
+    spec, notes = manifest.cache.spec, []
+    if bench.history.gap_lines:
+        notes.append(
+            f"{bench.history.gap_lines:,} trace lines were gone from the nodes before they were read"
+        )
+    seen = slot = None
+    try:
+        seen = read_node_lines(bench.history.lines(), block_tokens=spec.model.block_tokens)
+        if bench.season is not None:
+            bench.season.keep(seen, now_s)
+            slot = bench.season.slot(now_s)
+    except TraceError as error:
+        notes.append(str(error))
+    window_s = spec.scaling.window
+    watched_s = now_s - seen.started_at_s if seen is not None else 0.0
+    past = slot if slot is not None else before if watched_s < window_s else None
+    live = _within(seen, watched_s, window_s)
+    bench.window = _within(past, past.span_s, window_s) if past is not None else live
+    span_s = window_s if past is not None else min(watched_s, window_s)
+    demand = _demand(*bench.window, span_s) if bench.window else None
+    if demand is not None and past is not None:
+        demand = replace(demand, seen_prefix_hit_ratio=_seen_hit_ratio(*live) if live else None)
+    return demand, tuple(notes)
+
+
+def search(key: str, manifest: Manifest, current: Configuration) -> Plan | None:
+    """The plan for the window that `take_in` last saw; None where nothing was asked.
+
+    Raises:
+        SimulationError: the window cannot be simulated.
+    """
+    window = _benches.of[key].window if key in _benches.of else None
+    if window is None:
+        return None
+    trace, first_request = window
+    scenario = replace(scenario_from(manifest, trace), first_request=first_request)
+    return plan_window(scenario, goal_of(manifest), current)
+
+
+def forget(key: str) -> None:
+    """The cache is gone."""
+    _benches.of.pop(key, None)
+
+
+def warm_up(manifest: Manifest) -> None:
+    """Compile what planning needs: that takes a quarter of a minute the first time."""
+    trace = generate(requests=20, rate_per_s=1.0, block_tokens=manifest.cache.spec.model.block_tokens)
+    hit_curve(trace)
+    goal = goal_of(manifest)
+    plan_window(scenario_from(manifest, trace), goal, Configuration(goal.space.dram_min_bytes))
+
+
+def goal_of(manifest: Manifest) -> Goal:
+    """Bounds, constraints and objective that a manifest declares."""
+    options = options_of(manifest, Kareto())
+    return Goal(space_of(manifest), options.constraints, options.prefer)
+
+
+def _season(manifest: Manifest) -> Season | None:
+    spec = manifest.cache.spec
+    if spec.history is None:
+        return None
+    return Season(
+        RecordedHistory(spec.history.url),
+        period_s=int(spec.scaling.window),
+        season_s=spec.scaling.season,
+        keep_s=spec.history.keep,
+    )
+
+
+def _within(trace: Trace | None, observed_s: float, window_s: float) -> tuple[Trace, int] | None:
+    """A trace and the first request of its last ``window_s``; what came before warms the caches up."""
+    if trace is None:
+        return None
+    first = int(trace.arrival_s.searchsorted(observed_s - window_s))
+    return None if first == trace.requests else (trace, first)
+
+
+def _demand(trace: Trace, first_request: int, span_s: float) -> Demand:
+    return Demand(
+        requests=trace.requests - first_request,
+        blocks=int(trace.block_start[-1] - trace.block_start[first_request]),
+        span_s=span_s,
+        inferred=trace.observed_at == "node",
+        curve=hit_curve(trace, first_request=first_request).thinned(CURVE_BREAKPOINTS),
+        seen_prefix_hit_ratio=_seen_hit_ratio(trace, first_request),
+    )
+
+
+def _seen_hit_ratio(trace: Trace, first_request: int) -> float | None:
+    blocks = int(trace.block_start[-1] - trace.block_start[first_request])
+    if trace.hit_blocks is None or not blocks:
+        return None
+    return float(trace.hit_blocks[first_request:].sum()) / blocks

@@ -1,0 +1,141 @@
+"""The planning process: what it answers, and what becomes of it when it is lost."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvtide_operator.api.manifest import Manifest, load_manifest
+from kvtide_operator.loop import moved
+from kvtide_operator.observe.history import Page
+from kvtide_operator.plan.proposal import Demand
+from kvtide_operator.planner import bench
+from kvtide_operator.planner.process import Planner, PlannerLostError
+from kvtide_operator.simulate.configuration import Configuration
+from kvtide_operator.simulate.curve import hit_curve
+from kvtide_operator.simulate.hit_curve import HitCurve
+from kvtide_operator.workload.generate import generate
+
+DEMO = Path(__file__).parents[2] / "operator/src/kvtide_operator/cli/demo.yaml"
+MI = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def manifest() -> Manifest:
+    return load_manifest(DEMO)
+
+
+@pytest.fixture
+async def planner() -> AsyncIterator[Planner]:
+    async with Planner() as planner:
+        yield planner
+
+
+async def test_it_answers_with_the_demand_and_a_plan(planner: Planner, manifest: Manifest) -> None:
+    trace = generate(profile="chat", requests=200, rate_per_s=2.0, seed=1)
+    demand, notes = await planner.take_in("a", manifest, (), 1e9, trace)
+    assert demand is not None
+    assert notes == ()
+    assert demand.requests == 200
+    assert demand.curve.hit_ratio_infinite == pytest.approx(hit_curve(trace).hit_ratio_infinite)
+    plan = await planner.search("a", manifest, Configuration(64 * MI))
+    assert plan is not None
+    assert plan.current.configuration.dram_bytes == 64 * MI
+    assert await planner.search("another", manifest, Configuration(64 * MI)) is None
+    await planner.forget("a")
+    assert await planner.search("a", manifest, Configuration(64 * MI)) is None
+
+
+async def test_a_lost_process_is_replaced_and_knows_nothing(planner: Planner, manifest: Manifest) -> None:
+    trace = generate(profile="chat", requests=50, rate_per_s=2.0, seed=1)
+    await planner.take_in("a", manifest, (), 1e9, trace)
+    lives = planner.lives
+    (pid,) = children()
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(PlannerLostError, match="ended unexpectedly"):
+        await planner.take_in("a", manifest, (), 1e9, trace)
+    assert planner.lives == lives + 1
+    assert await planner.search("a", manifest, Configuration(64 * MI)) is None
+
+
+async def test_callers_take_turns(planner: Planner, manifest: Manifest) -> None:
+    done: list[str] = []
+
+    async def ask(key: str) -> None:
+        await planner.take_in(key, manifest, (), 1e9)
+        done.append(key)
+
+    await asyncio.gather(*(ask(key) for key in "abcdef"))
+    assert done == list("abcdef")
+
+
+def test_the_trace_kept_of_all_caches_together_is_bounded(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "MAX_TRACE_BYTES", 2000)
+    monkeypatch.setattr(bench, "_benches", bench._Benches())
+    for at in range(20):
+        bench.take_in("large", manifest, (Page(b"\n" * 400),), 1e9 + at, None)
+    bench.take_in("small", manifest, (Page(b"\n" * 300),), 1e9, None)
+    kept = {key: one.history.kept_bytes for key, one in bench._benches.of.items()}
+    assert kept == {"large": 1600, "small": 300}
+
+
+curves = st.lists(st.tuples(st.integers(1, 40), st.floats(0, 1)), min_size=1, max_size=8).map(
+    lambda points: HitCurve(
+        np.array(sorted({c for c, _ in points})),
+        np.array(sorted(r for _, r in points)[: len({c for c, _ in points})]),
+    )
+)
+
+
+@given(curves, curves)
+def test_the_distance_of_two_curves_is_their_largest_difference(one: HitCurve, other: HitCurve) -> None:
+    looked_up = [abs(one.hit_ratio_at(c) - other.hit_ratio_at(c)) for c in range(50)]
+    assert one.distance(other) == other.distance(one) == pytest.approx(max(looked_up))
+    assert one.distance(one) == 0
+
+
+@given(curves, st.integers(2, 8))
+def test_a_thinned_curve_says_what_the_curve_says_at_its_points(curve: HitCurve, points: int) -> None:
+    thin = curve.thinned(points)
+    assert len(thin.capacity_blocks) <= max(points, 2)
+    assert thin.hit_ratio_infinite == curve.hit_ratio_infinite
+    assert all(thin.hit_ratio_at(c) == curve.hit_ratio_at(c) for c in thin.capacity_blocks)
+
+
+def test_a_change_within_chance_is_no_change() -> None:
+    curve = HitCurve(np.array([10]), np.array([0.5]))
+
+    def demand(requests: int, ratio: float = 0.5) -> Demand:
+        return Demand(
+            requests=requests,
+            blocks=requests * 10,
+            span_s=600,
+            inferred=False,
+            curve=HitCurve(curve.capacity_blocks, np.array([ratio])),
+            seen_prefix_hit_ratio=None,
+        )
+
+    assert not moved(demand(100), demand(125), 0.03)  # 3 / sqrt(100) = 30 %
+    assert moved(demand(100), demand(150), 0.03)
+    assert not moved(demand(10_000), demand(10_250), 0.03)
+    assert moved(demand(10_000), demand(10_400), 0.03)
+    assert moved(demand(100), demand(100, 0.54), 0.03)
+    assert not moved(demand(100), demand(100, 0.52), 0.03)
+
+
+def children() -> list[int]:
+    """Process ids of the planning processes this process has started."""
+    pids = [
+        int(pid)
+        for task in Path("/proc/self/task").iterdir()
+        for pid in (task / "children").read_text().split()
+    ]
+    return [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
