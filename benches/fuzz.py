@@ -1,10 +1,11 @@
-"""Fuzzes the wire parsers, the commands behind them and the admin API: no crash, no hang, nothing unbounded.
+"""Fuzzes the wire parsers, the commands behind them, the admin API and the SSD log.
 
-    python benches/fuzz.py SECONDS [--seed N] [--targets resp,lm,admin]
+    python benches/fuzz.py SECONDS [--seed N] [--targets resp,lm,admin,segments]
 
-Inputs are valid conversations, mutated, and cut at random places. Every case runs under a time limit; the
-parsers must say the same however the bytes were cut; the books of the store must balance; the process must
-not grow. What fails is printed as bytes that can be given to the target's function again.
+Nothing may crash, hang, grow without bound or serve a wrong byte. Inputs are valid conversations, mutated, and
+cut at random places; of the SSD log, the files are damaged. Every case runs under a time limit; the parsers
+must say the same however the bytes were cut; the books of the store must balance; the process must not grow.
+What fails is printed as bytes that can be given to the target's function again.
 """
 
 import argparse
@@ -16,6 +17,8 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
+
+from fuzz_segments import DamagedLog
 
 from kvtide_cachenode.admin import AdminServer
 from kvtide_cachenode.commands import TABLE, execute
@@ -219,13 +222,16 @@ async def fuzz(seconds: float, seed: int, targets: list[str]) -> dict[str, int]:
     node = Node(Store(8 * MI, 64 * MI, make_policy("lru")), block_tokens=16)
     server = AdminServer(node)
     _, port = await server.start("127.0.0.1", 0)
+    damaged = DamagedLog()
+    await damaged.make(rng)
     makers: dict[str, Callable[[random.Random], bytes]] = {
-        "resp": resp_conversation, "lm": lm_conversation, "admin": http_request
+        "resp": resp_conversation, "lm": lm_conversation, "admin": http_request, "segments": lambda _: b""
     }  # fmt: skip
     runs: dict[str, Callable[[bytes, int], Awaitable[None]]] = {
         "resp": lambda data, case: _called(run_resp, node, data, case),
         "lm": lambda data, case: _called(run_lm, node, data, case),
         "admin": lambda data, _: run_admin(port, data),
+        "segments": lambda _, case: damaged.run(random.Random(case)),
     }
     counts = dict.fromkeys(targets, 0)
     deadline_s = time.monotonic() + seconds
@@ -238,7 +244,7 @@ async def fuzz(seconds: float, seed: int, targets: list[str]) -> dict[str, int]:
                 try:
                     await runs[target](data, case)
                     took_s = time.monotonic() - began_s
-                    assert target == "admin" or took_s < CASE_S, f"took {took_s:.1f} s"
+                    assert target in ("admin", "segments") or took_s < CASE_S, f"took {took_s:.1f} s"
                 except Exception as error:
                     raise AssertionError(f"{target}: {error!r} with seed {case} on {data!r}") from error
                 counts[target] += 1
@@ -249,6 +255,7 @@ async def fuzz(seconds: float, seed: int, targets: list[str]) -> dict[str, int]:
             assert grown <= GROWTH_BYTES, f"the process grew by {grown} bytes"
     finally:
         await server.stop()
+        damaged.close()
     return counts
 
 
@@ -264,7 +271,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("seconds", type=float)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
-    parser.add_argument("--targets", default="resp,lm,admin")
+    parser.add_argument("--targets", default="resp,lm,admin,segments")
     given = parser.parse_args()
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it tells every bad request at length
     print(f"seed {given.seed}", file=sys.stderr)
