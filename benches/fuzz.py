@@ -2,7 +2,7 @@
 
     python benches/fuzz.py SECONDS [--seed N] [--targets resp,lm,admin,segments]
 
-Nothing may crash, hang, grow without bound or serve a wrong byte. Inputs are valid conversations, mutated, and
+Nothing may crash, hang, grow without bound or serve a wrong byte. Inputs are conversations, mutated, and
 cut at random places; of the SSD log, the files are damaged. Every case runs under a time limit; the parsers
 must say the same however the bytes were cut; the books of the store must balance; the process must not grow.
 What fails is printed as bytes that can be given to the target's function again.
