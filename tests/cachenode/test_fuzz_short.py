@@ -25,6 +25,7 @@ def test_three_seconds_of_fuzzing_find_nothing() -> None:
         b"*2\r\n$3\r\nGET\r\n$-1\r\n",
         b"*2\r\n$3\r\nGETT\r\n$1\r\n",
         b"*2\r\n$3\r\nGET\r\n+A\r\n",
+        b"*2\r\n$3\r3\n",
     ],
 )
 def test_nonsense_is_noticed_as_soon_as_it_is_there(said: bytes) -> None:

@@ -337,7 +337,7 @@ def _lacks_only_its_end(parts: list[bytes]) -> bool:
     if len(headers) > len(arguments):
         if len(end) > _LENGTH_OF_HEADER.get(headers.pop(), -1):
             return False
-    elif end[:1] not in b"$" or len(end) > SMALL_HEADER_BYTES:
+    elif end[:1] not in b"$" or b"\n" in end or len(end) > SMALL_HEADER_BYTES:
         return False
     try:
         return headers == list(map(_header_of_length, map(len, arguments)))
