@@ -1,3 +1,4 @@
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_the_demo_manifest_says_what_it_says() -> None:
         ("min: 64Mi", "min: -1", "is not a quantity of bytes"),
         ("min: 64Mi", "min: 0", r"capacity\.min of a DRAM tier must be above 0"),
         ("medium: DRAM\n    classes", "medium: TAPE\n    classes", "does not match any of the expected tags"),
-        ("classes: [dram-scaled]", "classes: [gold]", r"names class 'gold'.*defined: dram-scaled"),
+        ("classes: [dram-scaled]", "classes: [gold]", r"names class 'gold'.*there are: dram-scaled"),
         ("window: 10m", "window: ten", "'ten' is not a duration"),
         ("mode: Auto", "mode: auto", "Input should be 'Manual', 'Advise' or 'Auto'"),
         (
@@ -79,3 +80,21 @@ def test_two_caches_are_one_too_many(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["Manual", "Advise", "Auto", "VLLM", "SGLANG", "DRAM", "Catalogue"])
 def test_documented_values_survive_yaml_unquoted(value: str) -> None:
     assert yaml.safe_load(f"field: {value}") == {"field": value}
+
+
+def test_as_many_nodes_as_at_least_unless_more_are_allowed(tmp_path: Path) -> None:
+    path = edited(tmp_path, "replicas: {min: 2}", "replicas: {min: 3}")
+    assert load_manifest(path).cache.spec.nodes.replicas.max == 3
+    path = edited(tmp_path, "replicas: {min: 2}", "replicas: {min: 3, max: 5}")
+    assert load_manifest(path).cache.spec.nodes.replicas.max == 5
+    path = edited(tmp_path, "replicas: {min: 2}", "replicas: {min: many}")
+    with pytest.raises(ManifestError, match=r"replicas\.min: Input should be a valid integer") as caught:
+        load_manifest(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_nodes_run_the_image_of_the_operators_release_unless_another_is_named(tmp_path: Path) -> None:
+    image = load_manifest(DEMO).cache.spec.nodes.template.image
+    assert image == f"ghcr.io/kvtide/cachenode:{version('kvtide')}"
+    path = edited(tmp_path, "replicas: {min: 2}", "replicas: {min: 2}, template: {image: 'here/node:1'}")
+    assert load_manifest(path).cache.spec.nodes.template.image == "here/node:1"

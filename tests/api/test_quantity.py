@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvtide_operator.api.quantity import format_quantity, parse_duration, parse_quantity
+from kvtide_operator.api.quantity import format_duration, format_quantity, parse_duration, parse_quantity
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,26 @@ def test_durations_mean_what_go_means(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a duration; write for example 30s"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (90, "1m30s"),
+        (5400.5, "1h30m500ms"),
+        (1.5, "1.5s"),
+        (604800, "168h"),
+        (0.25, "250ms"),
+        (0.0002, "200us"),
+    ],
+)
+def test_durations_are_written_as_go_reads_them(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@given(st.integers(0, 10**15))
+def test_written_durations_read_back_to_the_microsecond(micros: int) -> None:
+    text = format_duration(micros / 1e6)
+    assert parse_duration(text) == pytest.approx(micros / 1e6, abs=1e-6)
+    assert format_duration(parse_duration(text)) == text

@@ -1,1 +1,1 @@
-"""The Kubernetes API as pydantic models: TieredCache and TierClass."""
+"""The Kubernetes API as pydantic models: TieredCache, TierClass and CachePlan; the source of `crds/`."""

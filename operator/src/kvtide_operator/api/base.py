@@ -1,10 +1,13 @@
 """What all API models share: CamelCase in YAML, snake_case in Python, unknown fields refused."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic.alias_generators import to_camel
+
+from kvtide_operator.api.moment import Time
 
 API_VERSION: Final = "kvtide.dev/v1alpha1"
 
@@ -17,13 +20,59 @@ class Model(BaseModel):
     )
 
 
-class Metadata(BaseModel):
-    """The part of Kubernetes' object metadata that kvtide reads; the rest is kept out of its way."""
+def rules(*validations: Mapping[str, str]) -> ConfigDict:
+    """The configuration of a model whose CRD schema carries these CEL rules.
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    They say to an API server what the model's validators say to Python; they stand beside them, so that
+    neither changes alone.
+    """
+    return ConfigDict(json_schema_extra={"x-kubernetes-validations": [dict(each) for each in validations]})
+
+
+def rule(expression: str, message: str, *, values: str | None = None) -> dict[str, str]:
+    """One CEL rule.
+
+    Args:
+        expression: true where the object is right.
+        message: the sentence for the user: the field and the cure.
+        values: a CEL expression of the same sentence with the values in it, where they help.
+    """
+    validation = {"rule": expression, "message": message}
+    if values is not None:
+        validation["messageExpression"] = values
+    return validation
+
+
+class Metadata(BaseModel):
+    """The part of Kubernetes' object metadata that kvtide reads; the rest is kept out of its way.
+
+    What only an API server fills in is empty in a manifest from a file.
+    """
+
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, extra="ignore", frozen=True)
 
     name: str = Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
     namespace: str = Field(default="default", max_length=63)
+    uid: str = Field(default="", max_length=63)
+    generation: int = 0
+    creation_timestamp: Time = 0.0
+
+
+Label = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+"""A name that can be a part of other names: lower case letters, digits and ``-``."""
+
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+"""The name of a Kubernetes object."""
+
+
+class SecretRef(Model):
+    """A Secret in the namespace of the cache.
+
+    Attributes:
+        name: of the Secret.
+    """
+
+    name: ObjectName
 
 
 def _decimal_text(value: Any) -> Any:
@@ -31,7 +80,13 @@ def _decimal_text(value: Any) -> Any:
     return str(value) if isinstance(value, float | int) and not isinstance(value, bool) else value
 
 
-Amount = Annotated[Decimal, BeforeValidator(_decimal_text), Field(ge=0)]
+Amount = Annotated[
+    Decimal,
+    BeforeValidator(_decimal_text),
+    Field(ge=0),
+    PlainSerializer(lambda amount: f"{amount:f}", return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "maxLength": 32, "pattern": r"^[0-9]{1,15}(\.[0-9]{1,12})?$"}),
+]
 """A decimal string such as ``"0.00021"``: money and ratios."""
 
 
@@ -41,5 +96,17 @@ def _ratio_from(value: Any) -> Any:
     return value
 
 
-Ratio = Annotated[float, BeforeValidator(_ratio_from), Field(ge=0, le=1)]
+Ratio = Annotated[
+    float,
+    BeforeValidator(_ratio_from),
+    Field(ge=0, le=1),
+    PlainSerializer(lambda share: f"{share:.10f}".rstrip("0").rstrip("."), return_type=str, when_used="json"),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "maxLength": 16,
+            "pattern": r"^((100|[0-9]{1,2}(\.[0-9]{1,6})?)%|0(\.[0-9]{1,10})?|1(\.0{1,10})?)$",
+        }
+    ),
+]
 """A share: ``25%`` or ``0.25``."""

@@ -41,19 +41,28 @@ def load_manifest(path: Path) -> Manifest:
             classes[model.metadata.name] = model
     if len(caches) != 1:
         raise ManifestError(f"{path}: found {len(caches)} TieredCache documents; exactly one is needed")
-    for tier in caches[0].spec.tiers:
+    return linked(path, caches[0], classes)
+
+
+def linked(path: Path, cache: TieredCache, classes: dict[str, TierClass]) -> Manifest:
+    """A cache with the classes that its tiers name.
+
+    Raises:
+        ManifestError: a class is missing or of another medium.
+    """
+    for tier in cache.spec.tiers:
         for name in tier.classes:
             if name not in classes:
                 raise ManifestError(
-                    f"{path}: tier {tier.name!r} names class {name!r}, which the file does not define; "
-                    f"add a TierClass of that name (defined: {', '.join(sorted(classes)) or 'none'})"
+                    f"{path}: tier {tier.name!r} names class {name!r}, which is not there; "
+                    f"add a TierClass of that name (there are: {', '.join(sorted(classes)) or 'none'})"
                 )
             if classes[name].spec.medium != tier.medium:
                 raise ManifestError(
                     f"{path}: tier {tier.name!r} is {tier.medium} but its class {name!r} is "
                     f"{classes[name].spec.medium}; name a class of the same medium"
                 )
-    return Manifest(path, caches[0], classes)
+    return Manifest(path, cache, classes)
 
 
 def _models_in(path: Path) -> list[TieredCache | TierClass]:

@@ -4,7 +4,7 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 _SUFFIXES = {
     "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,
@@ -39,7 +39,7 @@ def format_quantity(amount: int) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in a Go-style duration such as ``90s``, ``1h30m`` or ``0s``.
+    """Seconds, to the nanosecond, in a Go-style duration such as ``90s``, ``1h30m`` or ``0s``.
 
     Raises:
         ValueError: what was given and what a duration looks like.
@@ -47,7 +47,19 @@ def parse_duration(text: str) -> float:
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"{text!r} is not a duration; write for example 30s, 10m or 1h30m")
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    return round(sum(float(number) * _SECONDS[unit] for number, unit in parts), 9)
+
+
+def format_duration(seconds: float) -> str:
+    """A duration to the microsecond, as Go reads it: ``90`` is ``1m30s``, ``0.0002`` is ``200us``."""
+    micros = round(seconds * 1_000_000)
+    hours, micros = divmod(micros, 3_600_000_000)
+    minutes, micros = divmod(micros, 60_000_000)
+    text = (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes else "")
+    for unit, size in (("s", 1_000_000), ("ms", 1000), ("us", 1)):
+        if micros >= size:
+            return f"{text}{Decimal(micros) / size:f}{unit}"
+    return text or "0s"
 
 
 def _bytes_from(value: Any) -> Any:
@@ -58,8 +70,26 @@ def _seconds_from(value: Any) -> Any:
     return parse_duration(value) if isinstance(value, str) else value
 
 
-Quantity = Annotated[int, BeforeValidator(_bytes_from)]
+Quantity = Annotated[
+    int,
+    BeforeValidator(_bytes_from),
+    PlainSerializer(format_quantity, return_type=str, when_used="json"),
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "maxLength": 32,
+            "pattern": r"^([0-9]{1,18}(\.[0-9]{0,9})?|\.[0-9]{1,9})([kMGTP]|[KMGTP]i)?$",
+        }
+    ),
+]
 """A field of bytes: a Kubernetes quantity in YAML, an int in Python."""
 
-Duration = Annotated[float, BeforeValidator(_seconds_from)]
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds_from),
+    PlainSerializer(format_duration, return_type=str, when_used="json"),
+    WithJsonSchema(
+        {"type": "string", "maxLength": 32, "pattern": r"^([0-9]{1,9}(\.[0-9]{1,9})?(us|ms|s|m|h))+$"}
+    ),
+]
 """A field of seconds: a Go-style duration in YAML, a float in Python."""

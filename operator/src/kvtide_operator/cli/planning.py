@@ -54,7 +54,7 @@ def planned(
     if scenario.offload == "writeThrough":
         gpu_bytes = scenario.device_blocks * scenario.block_bytes
         dram_bytes = selection.chosen.configuration.dram_bytes
-        notes += filter(None, [write_through_warning(dram_bytes, spec.engine.instances, gpu_bytes)])
+        notes += filter(None, [write_through_warning(dram_bytes, spec.engine.count, gpu_bytes)])
     if groups:
         notes.append(_groups_note(grouped))
     if not plan.complete:

@@ -61,7 +61,7 @@ def command(
             ttl_s=ttl_s,
             tier_class=tier_class or (spec.ssd.classes[0] if spec.ssd else None),
             volumes=spec.nodes.replicas.min,
-            instances=spec.engine.instances if instances is None else instances,
+            instances=spec.engine.count if instances is None else instances,
         )
         evaluator = Evaluator(scenario_from(manifest, read_trace(trace), seed))
         result = asdict(evaluator.coupled(configuration))

@@ -20,7 +20,7 @@ def space_of(manifest: Manifest) -> SearchSpace:
         ttl_max_s=ssd.ttl.max if ssd else 0.0,
         tier_classes=ssd.classes if ssd else (),
         volumes=spec.nodes.replicas.min,
-        instances=spec.engine.instances,
+        instances=spec.engine.count,
     )
 
 
@@ -38,5 +38,5 @@ def options_of(manifest: Manifest, search: Search) -> PlanOptions:
             storage_cost_per_hour=None if budget is None else float(budget),
         ),
         prefer=spec.objective.prefer,
-        baseline=Configuration(spec.dram.capacity.initial, instances=spec.engine.instances),
+        baseline=Configuration(spec.dram.capacity.initial, instances=spec.engine.count),
     )

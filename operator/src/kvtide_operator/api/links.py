@@ -1,0 +1,141 @@
+"""What a cache is connected to: Prometheus, the history of its windows, and who may connect to it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kvtide_operator.api.base import Model, ObjectName, SecretRef, rule, rules
+from kvtide_operator.api.quantity import Duration
+
+SecretKey = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+
+
+class TokenRef(Model):
+    """A bearer token in a Secret in the namespace of the cache.
+
+    Attributes:
+        name: of the Secret.
+        key: within it.
+    """
+
+    name: ObjectName
+    key: SecretKey = "token"
+
+
+class AuthorityRef(Model):
+    """A PEM file of certificate authorities in a Secret in the namespace of the cache.
+
+    Attributes:
+        name: of the Secret.
+        key: within it.
+    """
+
+    name: ObjectName
+    key: SecretKey = "ca.crt"
+
+
+class PasswordRef(Model):
+    """A password in a Secret in the namespace of the cache.
+
+    Attributes:
+        name: of the Secret.
+        key: within it.
+    """
+
+    name: ObjectName
+    key: SecretKey = "password"
+
+
+class Prometheus(Model):
+    """Where the engines' metrics are.
+
+    Attributes:
+        url: of its HTTP API.
+        auth_secret_ref: sent as a bearer token.
+        ca_secret_ref: whom to trust instead of the public authorities.
+    """
+
+    url: str = Field(max_length=2048, pattern=r"^https?://")
+    auth_secret_ref: TokenRef | None = None
+    ca_secret_ref: AuthorityRef | None = None
+
+
+class Metrics(Model):
+    """Metrics of the engines; without them the nodes' traces alone drive the loop.
+
+    Attributes:
+        prometheus: where they are.
+        selector: labels that every series of this cache's engines has.
+        stale_after: age at which the newest sample says nothing any more.
+    """
+
+    model_config = rules(
+        rule(
+            "duration(self.staleAfter) > duration('0s')",
+            "metrics.staleAfter must be above 0s; give for example 3m",
+        ),
+        rule(
+            "!has(self.selector) || self.selector.all(name, name.matches('^[a-zA-Z_][a-zA-Z0-9_]*$'))",
+            "metrics.selector must have names of Prometheus labels: letters, digits and _",
+        ),
+    )
+
+    prometheus: Prometheus
+    selector: Annotated[
+        dict[
+            Annotated[str, Field(max_length=128, pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")],
+            Annotated[str, Field(max_length=256)],
+        ],
+        Field(max_length=16),
+    ] = Field(default={})
+    stale_after: Duration = Field(default=180.0, gt=0)
+
+
+class History(Model):
+    """Where past windows are kept; with them, the loop plans on the same slot of the season before.
+
+    Attributes:
+        url: a folder, at any scheme that fsspec knows: file, s3, gs.
+        keep: age at which windows are deleted.
+    """
+
+    model_config = rules(
+        rule("duration(self.keep) > duration('0s')", "history.keep must be above 0s; give for example 336h")
+    )
+
+    url: str = Field(min_length=1, max_length=2048)
+    keep: Duration = Field(default=1209600.0, gt=0)
+
+
+class Auth(Model):
+    """The password of the data port.
+
+    Attributes:
+        secret_ref: where it is.
+    """
+
+    secret_ref: PasswordRef
+
+
+class Tls(Model):
+    """TLS on all ports, from a Secret of type ``kubernetes.io/tls``.
+
+    Attributes:
+        secret_ref: where certificate and key are.
+        clients: whether a client must show a certificate of the Secret's ``ca.crt``.
+    """
+
+    secret_ref: SecretRef
+    clients: Literal["Required", "Optional"] = "Optional"
+
+
+class Security(Model):
+    """Who may connect; left out, the cache is open to whom its NetworkPolicy lets in.
+
+    Attributes:
+        auth: a password.
+        tls: encryption.
+    """
+
+    auth: Auth | None = None
+    tls: Tls | None = None

@@ -1,0 +1,121 @@
+"""The cache nodes: how many, how large each may be, and what their pods look like."""
+
+from importlib.metadata import version
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kvtide_operator.api.base import Model, ObjectName, SecretRef, rule, rules
+from kvtide_operator.api.quantity import Duration, Quantity
+
+NODE_IMAGE: Final = f"ghcr.io/kvtide/cachenode:{version('kvtide')}"
+"""The node of the operator's own release. It is no default of the CRD: a stored default would outlive it."""
+
+Qualified = Annotated[str, Field(max_length=317)]
+"""The key of a label or annotation: a prefix of 253 characters, a slash, a name of 63."""
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+Labels = Annotated[dict[Qualified, LabelValue], Field(max_length=32)]
+Annotations = Annotated[dict[Qualified, Annotated[str, Field(max_length=4096)]], Field(max_length=32)]
+
+
+class Replicas(Model):
+    """How many nodes: ``min``, or more where they would be larger than ``nodes.maxMemory``.
+
+    Attributes:
+        min: the least, and the number while sizes fit.
+        max: the most; left out, as ``min``.
+    """
+
+    model_config = rules(
+        rule(
+            "!has(self.max) || self.min <= self.max",
+            "nodes.replicas.min must be at most nodes.replicas.max; swap or widen them",
+        )
+    )
+
+    min: int = Field(ge=1, le=64)
+    max: int = Field(default_factory=lambda declared: declared["min"], ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(
+                f"nodes.replicas.min {self.min} must be at most nodes.replicas.max {self.max}; "
+                "swap or widen them"
+            )
+        return self
+
+
+class Toleration(Model):
+    """A taint that the nodes' pods tolerate, as in a pod.
+
+    Attributes:
+        key: of the taint; left out, every key.
+        operator: whether the value must be equal or the key there.
+        value: of the taint.
+        effect: of the taint; left out, every effect.
+        toleration_seconds: how long NoExecute is tolerated.
+    """
+
+    key: str | None = Field(default=None, max_length=317)
+    operator: Literal["Equal", "Exists"] | None = None
+    value: str | None = Field(default=None, max_length=63)
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: int | None = None
+
+
+class NodeTemplate(Model):
+    """What a user may say of the nodes' pods; all fields are a pod's, but ``cpu``.
+
+    Attributes:
+        image: left out, the node of the operator's own release.
+        image_pull_policy: when the image is pulled.
+        image_pull_secrets: for the image's registry.
+        labels: of the pods, besides the operator's own.
+        annotations: of the pods, besides the operator's own.
+        node_selector: labels of the machines they may run on.
+        tolerations: taints of machines that they tolerate.
+        affinity: which machines and pods they are to be near or far from.
+        topology_spread_constraints: how they are spread over machines and zones.
+        priority_class_name: their priority class.
+        service_account_name: their service account; they need no rights.
+        runtime_class_name: their runtime class.
+        cpu: the CPU request of the node's container; there is no CPU limit.
+        termination_grace_period: how long a node may take to stop.
+    """
+
+    image: str = Field(default_factory=lambda: NODE_IMAGE, min_length=1, max_length=512)
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_secrets: tuple[SecretRef, ...] = Field(default=(), max_length=8)
+    labels: Labels = Field(default={})
+    annotations: Annotations = Field(default={})
+    node_selector: Labels = Field(default={})
+    tolerations: tuple[Toleration, ...] = Field(default=(), max_length=32)
+    affinity: dict[str, Any] | None = Field(default=None, max_length=3)
+    topology_spread_constraints: tuple[dict[str, Any], ...] = Field(default=(), max_length=8)
+    priority_class_name: ObjectName | None = None
+    service_account_name: ObjectName | None = None
+    runtime_class_name: ObjectName | None = None
+    cpu: str = Field(default="500m", max_length=16, pattern=r"^[0-9]{1,6}(m|\.[0-9]{1,3})?$")
+    termination_grace_period: Duration = 60.0
+
+
+class Nodes(Model):
+    """The cache nodes.
+
+    Attributes:
+        replicas: how many.
+        max_memory: memory of one node's container at most; left out, the machine is the bound.
+        template: what their pods look like.
+    """
+
+    model_config = rules(
+        rule(
+            "!has(self.maxMemory) || quantity(string(self.maxMemory)).isGreaterThan(quantity('0'))",
+            "nodes.maxMemory must be above 0; give for example 64Gi or leave it out",
+        )
+    )
+
+    replicas: Replicas
+    max_memory: Quantity | None = Field(default=None, gt=0)
+    template: NodeTemplate = NodeTemplate()
