@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from kvtide_operator.observe.prometheus.promql import Series
 
 Expressions = Mapping[str, str]
-"""PromQL by the reading of `EngineMetrics` it fills."""
+"""PromQL by the reading of `EngineMetrics` it fills: one series without labels each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +16,13 @@ class EngineQueries:
     Attributes:
         heartbeat: a gauge that every engine exposes while it runs: its newest sample dates all others.
         expressions: the readings it can fill.
+        cache_blocks: series with the labels ``num_gpu_blocks`` and ``block_size``, whose value is the number
+            of engines that have them; None where the engine has no such labels.
     """
 
     heartbeat: str
     expressions: Callable[[Series], Expressions]
+    cache_blocks: Callable[[Series], str] | None = None
 
 
 def falling_back(*kinds: Expressions) -> Expressions:

@@ -1,6 +1,6 @@
 """The few shapes of PromQL that all engines' metrics are read with.
 
-Every shape yields one series without labels, so that `or` between two of them is a fall-back and many fit one query.
+All but `Series.pick` yield one series without labels, so that `or` between two of them is a fall-back.
 """
 
 import re
