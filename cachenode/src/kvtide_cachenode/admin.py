@@ -109,6 +109,9 @@ class AdminServer:
             cluster=_cluster_status(node.cluster),
             desired=desired.newest,
             applied=desired.applied,
+            listen=node.listen,
+            keeps_state=desired.kept,
+            ttl_s=desired.ttl_s,
         )
 
     def _may(self, given: str) -> bool:
@@ -233,6 +236,7 @@ def _cluster_status(member: Membership) -> ClusterStatus:
         moved.left,
         moved.left_bytes,
         **asdict(member.counters),
+        topology=None if view is None else view.topology,
     )
 
 

@@ -19,12 +19,13 @@ from kvtide_cachenode.config_file import read_config
 from kvtide_cachenode.eviction import NEEDED_WORTH, POLICIES, WriteAdmission
 from kvtide_cachenode.lm_connection import LmConnection
 from kvtide_cachenode.logs import LogFormat, set_up
-from kvtide_cachenode.memory_limit import PROCESS_BYTES, largest_capacity_bytes
+from kvtide_cachenode.memory_limit import largest_capacity_bytes
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.opening import StoreOptions, close_store, keep_up, open_store
 from kvtide_cachenode.quantity import parse_quantity
 from kvtide_cachenode.server import DataServer
 from kvtide_cachenode.shards import MAX_SHARDS, ShardError, Supervisor, shard_commands, supervise
+from kvtide_cachenode.sizing import PROCESS_BYTES
 from kvtide_cachenode.state import StateError, StateFile
 from kvtide_cachenode.store import SsdLogError
 from kvtide_cachenode.tls import TlsError, peer_context, server_context
@@ -32,6 +33,8 @@ from kvtide_cachenode.users import Users, UsersError
 
 # At SIGTERM, requests under way may take so long; then connections are closed, and the tiers get their time.
 FINISH_S = 5.0
+# `--dram auto`: what fits the memory there is.
+AUTO = -1
 
 log = logging.getLogger("kvtide_node")
 
@@ -57,9 +60,16 @@ class _Address(click.ParamType[tuple[str, int]]):
 
 
 class _Size(click.ParamType[int]):
+    """Bytes or a quantity; with ``auto`` also that word, which is `AUTO`."""
+
     name = "SIZE"
 
+    def __init__(self, auto: bool = False) -> None:
+        self._auto = auto
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if self._auto and value == "auto":
+            return AUTO
         try:
             return value if isinstance(value, int) else parse_quantity(value)
         except ValueError as error:
@@ -84,7 +94,12 @@ def main() -> None:
     default=1,
     help="Nodes to run, each on a core of its own with its own ports and its share of both tiers.",
 )
-@click.option("--dram", type=_Size(), default="4Gi", help="Capacity of the DRAM tier, everything included.")
+@click.option(
+    "--dram",
+    type=_Size(auto=True),
+    default="4Gi",
+    help="Capacity of the DRAM tier, everything included; auto: what fits the container's memory.",
+)
 @click.option("--eviction", type=click.Choice(sorted(POLICIES)), default="lru", help="Who goes first.")
 @click.option("--ssd", type=_Size(), help="Capacity of the SSD tier; needs --ssd-path.")
 @click.option(
@@ -186,6 +201,8 @@ def serve(
     except UsersError as error:
         raise StartError(str(error)) from None
     largest = largest_capacity_bytes() - (shards - 1) * PROCESS_BYTES
+    if dram == AUTO:
+        dram = max(largest, 0)
     if dram > largest:
         raise StartError(
             f"--dram {dram} is above the {largest} bytes that fit this machine's or container's memory"
@@ -249,7 +266,7 @@ async def _serve(
     said: dict[str, object] = {}
     try:
         try:
-            said["listen"] = _shown(server.start(*listen))
+            said["listen"] = node.listen = _shown(server.start(*listen))
         except OSError as error:
             raise StartError(_cannot_listen("--listen", listen, error)) from None
         if lm is not None:

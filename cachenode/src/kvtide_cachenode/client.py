@@ -4,6 +4,7 @@ NodeError ─┬─ NodeUnreachable   no answer: nothing is known about the node
            └─ NodeRefused       it answered no, and said why
 """
 
+import ssl
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -57,12 +58,14 @@ class TracePage:
 class NodeClient:
     """Talks to one node; use it in ``async with`` or call `close`.
 
-    ``url`` is ``http://HOST:PORT`` of the admin port.
+    ``url`` is ``http://HOST:PORT`` of the admin port; with ``https``, ``tls`` says whom to trust and what to
+    show (None: the system's authorities, and nothing).
     """
 
-    def __init__(self, url: str, token: str | None = None) -> None:
+    def __init__(self, url: str, token: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.url = url.rstrip("/")
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._tls: ssl.SSLContext | bool = True if tls is None else tls
         self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -161,6 +164,7 @@ class NodeClient:
                 params=query,
                 data=body,
                 headers=self._headers,
+                ssl=self._tls,
                 timeout=aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_TIMEOUT_S),
             ) as response:
                 said = await response.read()

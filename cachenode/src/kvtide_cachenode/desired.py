@@ -34,12 +34,23 @@ class DesiredState:
         self._resizer = Resizer(node.store)
         self._changing = asyncio.Lock()
         self._applying: asyncio.Task[None] | None = None
+        self._ttl_s = IdleTimeouts()
         self.applied: Version | None = None
 
     @property
     def newest(self) -> Version | None:
         """The newest document this node has."""
         return _version(self._file.state.desired)
+
+    @property
+    def kept(self) -> bool:
+        """Whether documents and the node's id outlive the process."""
+        return self._file.lasting
+
+    @property
+    def ttl_s(self) -> IdleTimeouts | None:
+        """The idle time-outs in force; None without an SSD tier."""
+        return self._ttl_s if isinstance(self._node.store, TieredStore) else None
 
     @property
     def resize(self) -> ResizeProgress | None:
@@ -110,6 +121,7 @@ class DesiredState:
             self._node.cluster.adopt(document.topology)
         if document.ttl_s is not None and isinstance(self._node.store, TieredStore):
             self._node.store.set_ttl(*_time_outs(document.ttl_s))
+            self._ttl_s = document.ttl_s
 
     def _watch(self, document: Desired) -> None:
         if self._applying is not None:

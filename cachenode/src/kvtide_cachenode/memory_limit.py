@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-# What the process needs beside the tier: its code and buffers, and 3 % for what the tier's books do not see.
-PROCESS_BYTES = 64 * 1024 * 1024
-SLACK = 0.03
+from kvtide_cachenode.sizing import capacity_for
 
 
 def memory_limit_bytes(root: Path = Path("/")) -> int:
@@ -27,7 +25,7 @@ def memory_limit_bytes(root: Path = Path("/")) -> int:
 
 def largest_capacity_bytes(root: Path = Path("/")) -> int:
     """The largest tier that fits the limit together with the process around it."""
-    return max(int((memory_limit_bytes(root) - PROCESS_BYTES) / (1 + SLACK)), 0)
+    return capacity_for(memory_limit_bytes(root))
 
 
 def machine_bytes(root: Path = Path("/")) -> int:

@@ -49,7 +49,7 @@ class TraceStatus(msgspec.Struct, frozen=True):
 
 
 class ClusterStatus(msgspec.Struct, frozen=True):
-    """The node's part in its cluster: the epoch of the topology it has adopted (0: none) and what it hears.
+    """The node's part in its cluster: the topology it has adopted, its epoch (0: none) and what it hears.
 
     ``heard`` are the epochs of other members by node id. ``slots`` are owned ones. ``emptied`` says that no
     entry is left of slots that move away; ``moved`` entries were sent to other nodes and ``left`` ones, in a
@@ -69,6 +69,7 @@ class ClusterStatus(msgspec.Struct, frozen=True):
     forwarded_bytes: int
     forward_failures: int
     redirected: int
+    topology: Topology | None = None
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -78,10 +79,22 @@ class Version(msgspec.Struct, frozen=True):
     generation: int
 
 
+class IdleTimeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Seconds that an SSD entry is kept after its last use: by subtree root, and for all other keys.
+
+    0 keeps nothing; None keeps until the space is needed.
+    """
+
+    groups: dict[str, Seconds] = {}
+    other: Seconds | None = None
+
+
 class NodeStatus(msgspec.Struct, frozen=True):
     """Answer to GET /v1/status, PUT /v1/capacity and PUT /v1/desired.
 
-    ``desired`` is the newest document this node has, ``applied`` the newest that holds in full.
+    ``desired`` is the newest document this node has, ``applied`` the newest that holds in full. ``listen`` is
+    where it serves clients, ``HOST:PORT`` as bound; ``keeps_state`` says that its id and its newest document
+    outlive a restart; ``ttl_s`` is in force on its SSD, None where it has none.
     """
 
     api_version: str
@@ -97,6 +110,9 @@ class NodeStatus(msgspec.Struct, frozen=True):
     cluster: ClusterStatus | None = None
     desired: Version | None = None
     applied: Version | None = None
+    listen: str | None = None
+    keeps_state: bool = False
+    ttl_s: IdleTimeouts | None = None
 
 
 class DrainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,16 +140,6 @@ class CapacityRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
 
     dram: int | str | None = None
     ssd: int | str | None = None
-
-
-class IdleTimeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Seconds that an SSD entry is kept after its last use: by subtree root, and for all other keys.
-
-    0 keeps nothing; None keeps until the space is needed.
-    """
-
-    groups: dict[str, Seconds] = {}
-    other: Seconds | None = None
 
 
 class Desired(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

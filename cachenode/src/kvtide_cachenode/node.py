@@ -25,7 +25,8 @@ class Node:
     """The store, the trace and the connections of one serving process.
 
     ``users`` is who may do what; ``password`` is the default user's, with which peers are asked.
-    ``block_tokens`` is how many tokens an inferred trace counts per block.
+    ``block_tokens`` is how many tokens an inferred trace counts per block; ``listen`` is the data port's
+    ``HOST:PORT`` once it is bound.
     """
 
     store: Store
@@ -34,6 +35,7 @@ class Node:
     boot_id: str = field(default_factory=lambda: token_hex(8))
     started_s: float = field(default_factory=time.monotonic)
     ready: bool = False
+    listen: str | None = None
     sessions: dict[int, "Session"] = field(default_factory=dict)
     connections_total: int = 0
     connections_refused: int = 0

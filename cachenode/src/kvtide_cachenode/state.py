@@ -39,6 +39,11 @@ class StateFile:
         self._lock = asyncio.Lock()
         self.state = State(token_hex(20))
 
+    @property
+    def lasting(self) -> bool:
+        """Whether there is a directory."""
+        return self._directory is not None
+
     def load(self) -> None:
         """Read what an earlier process kept; the first one in a directory gives the node its id.
 

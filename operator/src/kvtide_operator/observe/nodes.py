@@ -4,11 +4,35 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from kvtide_cachenode.client import NodeClient, NodeError
+from kvtide_cachenode.messages import NodeStatus
 from kvtide_operator.observe.history import Page
-from kvtide_operator.world.nodes import NodeState, SilentNode, World
+from kvtide_operator.world.nodes import NodeState, SilentNode, SsdState, World
 
 MAX_PAGES_PER_LOOK = 64
 """Pages of trace read from one node in one look; the rest waits for the next look."""
+
+
+def node_state(name: str, status: NodeStatus) -> NodeState:
+    """What a node answered to GET /v1/status, as the operator's own words have it."""
+    dram, ssd, cluster = status.tiers["dram"], status.tiers.get("ssd"), status.cluster
+    resize = status.resize if status.resize is not None and status.resize.tier == "dram" else None
+    return NodeState(
+        name=name,
+        capacity_bytes=dram.capacity_bytes,
+        used_bytes=dram.used_bytes,
+        resident_bytes=dram.resident_bytes,
+        entries=dram.entries,
+        max_bytes=dram.max_bytes,
+        ssd=None if ssd is None else SsdState(ssd.capacity_bytes, ssd.used_bytes, ssd.max_bytes),
+        ttl_s=status.ttl_s,
+        resizing_s=None if resize is None else resize.elapsed_s,
+        node_id="" if cluster is None else cluster.node_id,
+        port=0 if status.listen is None else int(status.listen.rpartition(":")[2]),
+        topology=None if cluster is None else cluster.topology,
+        emptied=cluster is None or cluster.emptied,
+        desired=status.desired,
+        applied=status.applied,
+    )
 
 
 class NodeObserver:
@@ -44,15 +68,7 @@ class NodeObserver:
             await self._read_trace(name, client, pages)
         except NodeError as error:
             return SilentNode(name, str(error))
-        dram = status.tiers["dram"]
-        return NodeState(
-            name=name,
-            capacity_bytes=dram.capacity_bytes,
-            used_bytes=dram.used_bytes,
-            resident_bytes=dram.resident_bytes,
-            entries=dram.entries,
-            max_bytes=dram.max_bytes,
-        )
+        return node_state(name, status)
 
     async def _read_trace(self, name: str, client: NodeClient, pages: list[Page]) -> None:
         for _ in range(MAX_PAGES_PER_LOOK):
