@@ -27,6 +27,7 @@ class Analytic:
     storage_cost_per_hour: float = 0.0
     cost_per_hour: float = GPU_PER_HOUR
     stable: bool = True
+    endurance_used: float | None = None
 
 
 def analytic(configuration: Configuration) -> Analytic:

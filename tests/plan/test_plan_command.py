@@ -52,6 +52,7 @@ def manifest(tmp_path):
             if document["metadata"]["name"] == "local-nvme":
                 document["spec"]["speed"]["read"] = {"base": "20G"}
                 document["spec"]["volume"] = {}
+                del document["spec"]["endurance"]  # minutes of first writes would be a day's
         spec["tiers"][1].update(change)
         path = tmp_path / "cache.yaml"
         path.write_text(yaml.safe_dump_all(documents))

@@ -16,6 +16,7 @@ class Seen:
     ttft_mean_s: float
     throughput_tok_s: float
     stable: bool = True
+    endurance_used: float | None = None
     prefix_hit_ratio: float = 0.5
     ttft_p50_s: float = 1.0
     ttft_p99_s: float = 2.0

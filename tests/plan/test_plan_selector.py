@@ -105,3 +105,32 @@ def test_dram_below_the_gpu_caches_is_warned_of():
     assert write_through_warning(100 * GIB, 2, 60 * GIB) is not None
     assert write_through_warning(120 * GIB, 2, 60 * GIB) is None
     assert write_through_warning(0, 2, 60 * GIB) is None
+
+
+def worn(outcome, *used):
+    """Points of rising cost, each with the share of its SSD's endurance that its writes take."""
+    return [
+        Candidate(
+            Configuration(index * GIB, 60.0, "ssd"), outcome(cost_per_hour=20 + index, endurance_used=share)
+        )
+        for index, share in enumerate(used)
+    ]
+
+
+def test_what_wears_an_ssd_out_is_not_chosen(outcome):
+    found = select(worn(outcome, 1.01, 1.0, 0.5), Constraints(), "Cost")
+    assert (found.feasible, found.chosen.configuration.dram_bytes) == (True, GIB)
+    assert found.excluded == {"stable": 0, "endurance": 1}
+    assert "endurance 1" in found.why
+
+
+def test_a_class_without_an_endurance_wears_nothing_out(outcome):
+    found = select(worn(outcome, None, 5.0), Constraints(), "Cost")
+    assert found.chosen.configuration.dram_bytes == 0
+    assert select(worn(outcome, None, None), Constraints(), "Cost").excluded == {"stable": 0}
+
+
+def test_where_all_wear_it_out_the_nearest_is_said(outcome):
+    found = select(worn(outcome, 3.0, 1.5, 2.0), Constraints(), "Cost")
+    assert (found.feasible, found.chosen.configuration.dram_bytes) == (False, GIB)
+    assert "the nearest breaks endurance" in found.why

@@ -151,3 +151,20 @@ def test_engines_that_serve_nothing_cost_infinitely_much_a_token(outcome):
         lambda _: (Candidate(Configuration(GIB), outcome(throughput_tok_s=0.0)), True), 1, 1
     )
     assert cost.cost_per_million_tokens == float("inf")
+
+
+def test_a_plan_stays_within_the_endurance_that_the_coupled_run_finds(analytic, space, bounds):
+    """Writes fall as DRAM grows; the coupled simulator finds half as many again as the two stages."""
+
+    def of(factor):
+        def evaluate(configuration):
+            used = factor * 600 * GIB / max(configuration.dram_bytes, GIB) if configuration.has_ssd else None
+            return replace(analytic(configuration), endurance_used=used)
+
+        return evaluate
+
+    plan = plan_trace(Simulator(of(1.0), of(1.5)), space, bounds, options("Latency"), inline(of(1.0)))
+    chosen = plan.selection.chosen
+    assert plan.selection.feasible
+    assert chosen.outcome.endurance_used is None or chosen.outcome.endurance_used <= 1.0
+    assert plan.selection.excluded["endurance"] > 0

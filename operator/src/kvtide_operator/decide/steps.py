@@ -101,8 +101,21 @@ Step = RecreateSet | ResizePod | TellNode | DrainNode | ExpandClaim | DeleteClai
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A step of the pass before that a rule, a right or a quota is against, and the words of the refusal."""
+
+    step: Step
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
-    """A node that keeps another size than its share: what it has, and why it cannot have more or less."""
+    """A node that keeps another size than its share: what it has, and why it cannot have more or less.
+
+    Attributes:
+        memory_bytes: the limit that it keeps; 0 for a node whose pod does not run, which has nothing.
+        since_s: when it was given up; some time later, or with a newer target, it is tried again.
+    """
 
     pod: str
     memory_bytes: int

@@ -45,6 +45,14 @@ class Outcome(Protocol):
         """Storage and GPUs."""
 
     @property
+    def ssd_bytes(self) -> int:
+        """SSD provisioned over all volumes, 0 for none."""
+
+    @property
+    def endurance_used(self) -> float | None:
+        """Bytes written to SSD a day / what its class allows; None without a limit."""
+
+    @property
     def stable(self) -> bool:
         """Whether the queue stays bounded; where it does not, latencies mean nothing."""
 

@@ -17,7 +17,10 @@ FLAT = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraints:
-    """What the chosen point must keep; None asks for nothing. A stable queue is always asked for."""
+    """What the chosen point must keep; None asks for nothing.
+
+    A stable queue, and no more writes than an SSD class's endurance allows, are always asked for.
+    """
 
     ttft_mean_s: float | None = None
     ttft_p50_s: float | None = None
@@ -50,7 +53,7 @@ def select(candidates: Sequence[Candidate], constraints: Constraints, prefer: Pr
     of means. Of the points that keep the constraints only the non-dominated can be chosen.
     """
     assert candidates
-    rules = _rules(constraints)
+    rules = _rules(constraints, wears=any(c.outcome.endurance_used is not None for c in candidates))
     excluded = {name: sum(excess(c.outcome) > 0 for c in candidates) for name, excess in rules.items()}
     feasible = [c for c in candidates if all(excess(c.outcome) <= 0 for excess in rules.values())]
     if not feasible:
@@ -83,13 +86,18 @@ _REASONS = {
 }
 
 
-def _rules(constraints: Constraints) -> dict[str, Callable[[Outcome], float]]:
-    """By name, how far an outcome exceeds a limit, relative to the limit; 0 or less keeps it."""
+def _rules(constraints: Constraints, *, wears: bool) -> dict[str, Callable[[Outcome], float]]:
+    """By name, how far an outcome exceeds a limit, relative to the limit; 0 or less keeps it.
+
+    ``wears``: some SSD class has an endurance.
+    """
 
     def at_most(limit: float, value: Callable[[Outcome], float]) -> Callable[[Outcome], float]:
         return lambda outcome: (value(outcome) - limit) / max(limit, 1e-12)
 
     rules: dict[str, Callable[[Outcome], float]] = {"stable": lambda outcome: 0.0 if outcome.stable else 1.0}
+    if wears:
+        rules["endurance"] = at_most(1.0, lambda outcome: outcome.endurance_used or 0.0)
     if constraints.ttft_mean_s is not None:
         rules["ttft_mean_s"] = at_most(constraints.ttft_mean_s, lambda outcome: outcome.ttft_mean_s)
     if constraints.ttft_p50_s is not None:

@@ -1,0 +1,171 @@
+"""From a situation to what the whole cache shall hold next, with a reason for every tier. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from kvtide_operator.api.quantity import format_duration
+from kvtide_operator.decide.rules.bounds import bounded
+from kvtide_operator.decide.rules.break_even import breaks_even
+from kvtide_operator.decide.rules.cool_down import cooled_down
+from kvtide_operator.decide.rules.endurance import endured
+from kvtide_operator.decide.rules.gain import worth_it
+from kvtide_operator.decide.rules.inputs import OBSTACLES
+from kvtide_operator.decide.rules.order import in_order, target_of
+from kvtide_operator.decide.rules.ssd_class import class_to
+from kvtide_operator.decide.rules.stabilise import first_window, stabilised
+from kvtide_operator.decide.rules.step import step_limited
+from kvtide_operator.decide.situation import Dial, Dials, Rule, Situation, dials_toward, recommendation_of
+from kvtide_operator.decide.steps import Target
+
+Action = Literal["Hold", "Grow", "Shrink", "Retain", "ChangeClass", "TurnOff", "RollBack"]
+
+RULES: Final[Sequence[Rule]] = (
+    endured,
+    stabilised,
+    bounded,
+    worth_it,
+    breaks_even,
+    first_window,
+    cooled_down,
+    step_limited,
+    in_order,
+)
+"""In the order in which they speak. Whether a move is worth it is asked of the whole of it, how far it goes
+now only of what is left; guards come before the limits that they may be exempt from."""
+
+
+@dataclass(frozen=True, slots=True)
+class TierDecision:
+    """What becomes of one dial, as people write it, and why."""
+
+    tier: Literal["dram", "ssd", "ttl"]
+    action: Literal["grow", "shrink", "hold"]
+    before: str
+    after: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do with a cache.
+
+    Attributes:
+        action: of the whole cache; ``Hold`` leaves ``target`` where it was.
+        target: what the cache shall hold now.
+        ssd_class: the class that its SSD shall have.
+        advised: what the policy would have it hold; another than ``target`` only in mode Advise.
+        tiers: one for each dial.
+        reason: one sentence on the whole.
+    """
+
+    action: Action
+    target: Target
+    ssd_class: str | None
+    advised: Target
+    tiers: tuple[TierDecision, ...]
+    reason: str
+
+
+def judge(situation: Situation) -> Verdict:
+    """The next step of a cache: where its plan leads, as far as every rule permits."""
+    for obstacle in OBSTACLES:
+        why = obstacle(situation)
+        if why is not None:
+            return _hold(situation, why)
+    undone = _undone(situation)
+    if undone is not None:
+        return undone
+    plan = situation.plan
+    assert plan is not None, "an obstacle otherwise"
+    chosen = recommendation_of(plan.chosen, situation.now_s)
+    dials = dials_toward(chosen.target, situation)
+    for rule in RULES:
+        dials = rule(dials, situation)
+    target = target_of(dials, situation.here)
+    if situation.here.ssd_bytes == 0 < target.ssd_bytes:
+        assert situation.spec.ssd is not None, "a dial of an SSD tier"
+        ttl = situation.spec.ssd.ttl
+        target = replace(target, ttl_s=min(max(chosen.ttl_s, ttl.min), ttl.max) or ttl.max)
+    ssd_class = class_to(chosen, target, situation)
+    return _advised(situation, dials, target, ssd_class, plan.why)
+
+
+def _undone(situation: Situation) -> Verdict | None:
+    """Back to before the last moves, once their measured effect contradicts what was planned.
+
+    At once, however many steps they were: the cache was there minutes ago.
+    """
+    if situation.contradiction is None:
+        return None
+    spec, before = situation.spec, situation.contradiction.back_to
+    dram, ssd = spec.dram.capacity, spec.ssd
+    ssd_bytes = min(max(before.ssd or 0, ssd.capacity.min), ssd.capacity.max) if ssd else 0
+    back = Target(min(max(before.dram, dram.min), dram.max), ssd_bytes, before.ttl if ssd_bytes else None)
+    if back == situation.here:
+        return None
+    reason = f"takes the last move back: {situation.contradiction.why}"
+    dials = dials_toward(back, situation)
+    return _advised(situation, dials, back, situation.ssd_class, reason, action="RollBack")
+
+
+def _advised(
+    situation: Situation,
+    dials: Dials,
+    target: Target,
+    ssd_class: str | None,
+    why: str,
+    action: Action | None = None,
+) -> Verdict:
+    """The verdict, or in mode Advise what it would be."""
+    if action is None:
+        action = _action(situation, dials, target, ssd_class)
+    tiers = tuple(_decision(dial, why) for dial in dials)
+    if action == "Hold":
+        waits = "; ".join(dict.fromkeys(dial.reason for dial in dials if dial.reason))
+        why = waits or f"{_text(situation.here)} is the chosen size"
+    else:
+        why = next((dial.guard for dial in dials if dial.guard and dial.to != dial.here), why)
+    if action == "Hold" or (situation.spec.scaling.mode == "Advise" and not situation.approved):
+        if action != "Hold":
+            why = f"mode is Advise; would go to {_text(target)}: {why}"
+        held = tuple(replace(tier, action="hold", after=tier.before) for tier in tiers)
+        return Verdict("Hold", situation.here, situation.ssd_class, target, held, why)
+    return Verdict(action, target, ssd_class, target, tiers, why)
+
+
+def _hold(situation: Situation, why: str) -> Verdict:
+    here = situation.here
+    dials = tuple(replace(dial, reason=why) for dial in dials_toward(here, situation))
+    tiers = tuple(_decision(dial, why) for dial in dials)
+    return Verdict("Hold", here, situation.ssd_class, here, tiers, why)
+
+
+def _action(situation: Situation, dials: Dials, target: Target, ssd_class: str | None) -> Action:
+    if any(dial.forced and dial.falls for dial in dials):
+        return "TurnOff"
+    sizes = [dial for dial in dials if dial.name != "ttl"]
+    if any(dial.rises for dial in sizes):
+        return "Grow"
+    if any(dial.falls for dial in sizes):
+        return "Shrink"
+    if situation.here.ssd_bytes and ssd_class != situation.ssd_class:
+        return "ChangeClass"
+    return "Hold" if target == situation.here else "Retain"
+
+
+def _decision(dial: Dial, why: str) -> TierDecision:
+    action: Literal["grow", "shrink", "hold"] = "grow" if dial.rises else "shrink" if dial.falls else "hold"
+    if action == "hold":
+        reason = dial.reason or f"{dial.text(dial.here)} is what is wanted"
+    else:
+        reason = "; ".join(filter(None, (dial.guard or why, dial.reason)))
+    return TierDecision(dial.name, action, dial.text(dial.here), dial.text(dial.to), reason)
+
+
+def _text(target: Target) -> str:
+    """A target as people write it."""
+    dram = Dial("dram", 0, 0, 0, 0, 1)
+    ssd = f" and {dram.text(target.ssd_bytes)} of SSD" if target.ssd_bytes else ""
+    ttl = f" for {format_duration(target.ttl_s)}" if target.ssd_bytes and target.ttl_s is not None else ""
+    return f"{dram.text(target.dram_bytes)} of DRAM{ssd}{ttl}"
