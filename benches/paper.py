@@ -33,13 +33,13 @@ from pathlib import Path
 from typing import Any
 
 from kvtide_operator.api.manifest import load_manifest
-from kvtide_operator.planner.scenario import scenario_from
 from kvtide_operator.plan.bounds import bounds_of, zero_load_ttft_s
 from kvtide_operator.plan.kareto import Kareto
 from kvtide_operator.plan.outcome import Candidate
 from kvtide_operator.plan.search import run_search
 from kvtide_operator.plan.space import SearchSpace
 from kvtide_operator.plan.workers import inline
+from kvtide_operator.planner.scenario import scenario_from
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.evaluator import Evaluator
 from kvtide_operator.simulate.model import geometry

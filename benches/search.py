@@ -17,8 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from kvtide_operator.api.manifest import load_manifest
-from kvtide_operator.planner.goal import space_of
-from kvtide_operator.planner.scenario import scenario_from
 from kvtide_operator.plan.bounds import bounds_of
 from kvtide_operator.plan.grid import Grid
 from kvtide_operator.plan.group_ttl import curves_of, tune
@@ -29,6 +27,8 @@ from kvtide_operator.plan.miss_stream import miss_stream, prefix_hits
 from kvtide_operator.plan.nsga2 import Nsga2
 from kvtide_operator.plan.search import run_search
 from kvtide_operator.plan.workers import processes
+from kvtide_operator.planner.goal import space_of
+from kvtide_operator.planner.scenario import scenario_from
 from kvtide_operator.simulate.evaluator import Evaluator
 from kvtide_operator.workload.readers import read_trace
 

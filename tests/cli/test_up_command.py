@@ -44,8 +44,9 @@ def test_one_round_planned_from_a_file_grows_live_nodes(tmp_path: Path) -> None:
     said = json.loads(line)
     assert said["round"] == 1
     assert said["capacity_bytes"] == 64 << 20
-    assert said["decision"]["action"] == "grow"
-    assert sum(one["capacity_bytes"] for one in said["resized"]) == said["decision"]["to_bytes"] == 80 << 20
+    assert said["decision"]["action"] == "Grow"
+    assert said["decision"]["to"]["dram_bytes"] == 80 << 20
+    assert sum(one["capacity_bytes"] for one in said["resized"]) == 80 << 20
     assert "nodes serve at redis://127.0.0.1:" in done.stderr
 
 

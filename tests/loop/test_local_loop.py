@@ -11,6 +11,7 @@ import pytest
 from kvtide_operator.act.local import LocalPlace, PlaceError
 from kvtide_operator.api.manifest import Manifest, load_manifest
 from kvtide_operator.cli.assemble import local_loop
+from kvtide_operator.decide.steps import Target
 from kvtide_operator.replay.player import ReplayOptions, replay
 from kvtide_operator.replay.targets import parse_targets
 from kvtide_operator.workload.generate import generate
@@ -66,8 +67,8 @@ async def test_a_round_sees_the_workload_and_moves_the_nodes_one_step(
         assert seen.demand.requests == workload.requests
         assert seen.demand.seen_prefix_hit_ratio == pytest.approx(hit_ratio, abs=1e-9)
         assert seen.plan is not None
-        assert seen.decision.action == "shrink"
-        assert seen.decision.to_bytes == 96 * MI
+        assert seen.decision.action == "Shrink"
+        assert seen.decision.after.dram == 96 * MI
         after = await loop.run_once()
         assert [node.capacity_bytes for node in after.world.nodes] == [48 * MI, 48 * MI]
         assert after.world.used_bytes <= 96 * MI
@@ -78,7 +79,7 @@ async def test_without_requests_the_size_is_kept(manifest: Manifest) -> None:
     async with local_loop(manifest) as (loop, _):
         done = await loop.run_once()
     assert (done.decision.action, done.decision.reason) == (
-        "hold",
+        "Hold",
         "has seen no requests within the window that it could plan for",
     )
     assert done.plan is None
@@ -101,16 +102,16 @@ async def test_all_sizes_are_kept_while_a_node_is_silent(manifest: Manifest, wor
         clock.now_s += 600
         os.kill(next(nodes()), signal.SIGKILL)
         done = await loop.run_once()
-        assert done.decision.action == "hold"
+        assert done.decision.action == "Hold"
         assert "keeps all sizes while a node is silent" in done.decision.reason
         assert (len(done.world.nodes), len(done.world.silent)) == (1, 1)
 
 
 async def test_a_node_that_refuses_does_not_stop_the_others(manifest: Manifest) -> None:
     async with local_loop(manifest) as (_, place):
-        outcomes = await place.resize(1 << 50)
+        outcomes = await place.resize(Target(1 << 50))
         assert all(one.problem is not None and "409" in one.problem for one in outcomes)
-        outcomes = await place.resize(128 * MI)
+        outcomes = await place.resize(Target(128 * MI))
         assert [one.capacity_bytes for one in outcomes] == [64 * MI, 64 * MI]
 
 
@@ -131,7 +132,7 @@ async def test_no_node_is_left_behind(manifest: Manifest) -> None:
 
 async def test_a_node_that_cannot_start_says_why() -> None:
     with pytest.raises(PlaceError, match=r"node-0 did not start: .*dram"):
-        async with LocalPlace(2, 1 << 60, block_tokens=512):
+        async with LocalPlace(2, Target(1 << 60), ssd_class=None, block_tokens=512):
             pass
 
 

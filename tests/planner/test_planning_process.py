@@ -44,8 +44,10 @@ async def test_it_answers_with_the_demand_and_a_plan(planner: Planner, manifest:
     assert notes == ()
     assert demand.requests == 200
     assert demand.curve.hit_ratio_infinite == pytest.approx(hit_curve(trace).hit_ratio_infinite)
-    plan = await planner.search("a", manifest, Configuration(64 * MI))
-    assert plan is not None
+    found = await planner.search("a", manifest, Configuration(64 * MI))
+    assert found is not None
+    plan, speeds = found
+    assert speeds.dram_tokens_per_s > speeds.prefill_tokens_per_s
     assert plan.current.configuration.dram_bytes == 64 * MI
     assert await planner.search("another", manifest, Configuration(64 * MI)) is None
     await planner.forget("a")

@@ -2,25 +2,44 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import sqrt
 from typing import Protocol
 
 from kvtide_operator.act.local import Resized
+from kvtide_operator.api.conditions import shortened
 from kvtide_operator.api.manifest import Manifest
-from kvtide_operator.decide.sizing import Decision, Recommendation, decide, hold
+from kvtide_operator.api.point import Point
+from kvtide_operator.api.status import DecisionStatus, PredictionError, Sizes
+from kvtide_operator.decide.effect import (
+    Contradiction,
+    contradiction,
+    last_run,
+    settle_s,
+    windows_of,
+)
+from kvtide_operator.decide.plan_document import point_of
+from kvtide_operator.decide.policy import Verdict, judge
+from kvtide_operator.decide.prediction import deviation, measured, smoothed
+from kvtide_operator.decide.situation import Recommendation, Situation, recommendation_of
+from kvtide_operator.decide.steps import Target
 from kvtide_operator.observe.nodes import NodeObserver
+from kvtide_operator.observe.prometheus.source import MetricsSource
 from kvtide_operator.plan.proposal import Demand, Plan
+from kvtide_operator.plan.speeds import Speeds
 from kvtide_operator.planner.process import Planner, PlannerLostError
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.errors import SimulationError
 from kvtide_operator.workload.trace import Trace
+from kvtide_operator.world.metrics import EngineMetrics, known
 from kvtide_operator.world.nodes import World
 
 MAX_RECOMMENDATIONS = 10_000
 """Past recommendations kept for stabilisation: a week of rounds a minute."""
+MAX_POINTS = 1000
+"""Simulated points of where the cache was, kept to compare a move's effect with."""
 SEARCH_EVERY_S = 3600.0
 """A plan is made anew at least this often, also when nothing seems to have changed."""
 
@@ -28,19 +47,38 @@ SEARCH_EVERY_S = 3600.0
 class Place(Protocol):
     """Where nodes run, and what the loop may do to them."""
 
-    async def resize(self, total_bytes: int) -> list[Resized]:
-        """Bring the whole cache to ``total_bytes``."""
+    @property
+    def target(self) -> Target:
+        """What the whole cache shall hold, as it was decided last."""
+
+    @property
+    def ssd_class(self) -> str | None:
+        """The class of its SSD, None without one."""
+
+    @property
+    def decisions(self) -> Sequence[DecisionStatus]:
+        """The moves so far, newest first."""
+
+    @property
+    def approved(self) -> bool:
+        """In mode Advise, whether someone approved the present plan."""
+
+    async def act(self, verdict: Verdict, decision: DecisionStatus) -> Sequence[Resized]:
+        """Bring the whole cache to the verdict's target, now or from now on."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
     """What one round saw, thought and did; ``notes`` are sentences on what could not be read or kept."""
 
     number: int
     world: World
+    metrics: EngineMetrics | None
     demand: Demand | None
     plan: Plan | None
-    decision: Decision
+    noise: PredictionError | None
+    verdict: Verdict
+    decision: DecisionStatus
     resized: tuple[Resized, ...]
     storage_cost_per_hour: float
     steps_s: dict[str, float]
@@ -52,9 +90,11 @@ class _Searched:
     """A plan, and what it was made for."""
 
     plan: Plan | None
+    speeds: Speeds | None
+    why_not: str
     demand: Demand
     manifest: Manifest
-    configuration: Configuration
+    here: Configuration
     at_s: float
 
 
@@ -65,23 +105,27 @@ class Loop:
     Attributes:
         key: names the cache.
         manifest: what the user wants.
-        storage_cost_per_hour: the price of a DRAM capacity in bytes.
+        prices: what bytes of a tier class cost an hour, by the name of the class.
         observer: looks at the nodes.
         place: acts on them.
         planner: where plans are made.
+        metrics: of the engines; None where none are declared.
         clock: seconds since the epoch; the demo's runs faster than the wall's.
         before: the workload to plan for until the nodes have seen one window of their own.
     """
 
     key: str
     manifest: Manifest
-    storage_cost_per_hour: Callable[[int], float]
+    prices: Mapping[str, Callable[[int], float]]
     observer: NodeObserver
     place: Place
     planner: Planner
+    metrics: MetricsSource | None = None
     clock: Callable[[], float] = time.time
     before: Trace | None = None
+    noise: PredictionError | None = None
     _recommended: deque[Recommendation] = field(default_factory=lambda: deque(maxlen=MAX_RECOMMENDATIONS))
+    _points: deque[tuple[float, Point]] = field(default_factory=lambda: deque(maxlen=MAX_POINTS))
     _observing_since_s: float | None = None
     _rounds: int = 0
     _planner_lives: int = 0
@@ -96,79 +140,166 @@ class Loop:
         if self._planner_lives != self.planner.lives:
             self._planner_lives = self.planner.lives
             self.observer.begin_anew()
-        demand: Demand | None = None
-        plan: Plan | None = None
-        notes: tuple[str, ...] = ()
         with _timed(steps_s, "observe"):
             world, pages = await self.observer.look(now_s)
+            metrics = await self._read_metrics(now_s)
+            contradicted = await self._contradicted(now_s)
+        manifest = _with_instances(self.manifest, metrics)
+        demand: Demand | None = None
+        searched: _Searched | None = None
+        notes: tuple[str, ...] = ()
         try:
             with _timed(steps_s, "workload"):
-                demand, notes = await self.planner.take_in(self.key, self.manifest, pages, now_s, self.before)
+                demand, notes = await self.planner.take_in(self.key, manifest, pages, now_s, self.before)
             with _timed(steps_s, "plan"):
-                plan = await self._plan(world, demand, now_s)
+                searched = await self._search(manifest, world, demand, metrics, now_s)
         except PlannerLostError as error:
             notes = (str(error),)
+        if searched is not None and searched.why_not:
+            notes = (*notes, searched.why_not)
         with _timed(steps_s, "decide"):
-            decision = self._decide(world, plan, now_s)
+            verdict = judge(self._situation(manifest, world, metrics, searched, contradicted, now_s))
         with _timed(steps_s, "act"):
-            resized = await self._act(decision)
+            decision = self._decision(verdict, now_s)
+            resized = await self.place.act(verdict, decision)
         self._rounds += 1
         return Round(
             number=self._rounds,
             world=world,
+            metrics=metrics,
             demand=demand,
-            plan=plan,
+            plan=searched.plan if searched else None,
+            noise=self.noise,
+            verdict=verdict,
             decision=decision,
             resized=tuple(resized),
-            storage_cost_per_hour=self.storage_cost_per_hour(world.capacity_bytes),
+            storage_cost_per_hour=self.cost_per_hour(self.place.target, self.place.ssd_class),
             steps_s=steps_s,
             notes=notes,
         )
 
-    async def _plan(self, world: World, demand: Demand | None, now_s: float) -> Plan | None:
+    def cost_per_hour(self, target: Target, ssd_class: str | None) -> float:
+        """What a target's tiers cost an hour."""
+        cost = self.prices[self.manifest.cache.spec.dram.classes[0]](target.dram_bytes)
+        return cost + (self.prices[ssd_class](target.ssd_bytes) if ssd_class and target.ssd_bytes else 0.0)
+
+    async def _read_metrics(self, at_s: float) -> EngineMetrics | None:
+        if self.metrics is None:
+            return None
+        return await self.metrics.read(at_s, self.manifest.cache.spec.scaling.window)
+
+    async def _contradicted(self, now_s: float) -> Contradiction | None:
+        """Why the last moves are to be taken back, where their effect can be seen by now."""
+        settled_s = settle_s(self.manifest.cache.spec.scaling.down.stabilization)
+        run = last_run(self.place.decisions, settled_s)
+        windows = windows_of(run, now_s, settled_s) if run else None
+        if run is None or windows is None or self.metrics is None:
+            return None
+        earlier = [point for at_s, point in self._points if at_s <= run.began_s]
+        later = [point for at_s, point in self._points if at_s > run.ended_s]
+        if not earlier or not later:
+            return None
+        before = await self.metrics.read(windows.before_s, windows.length_s)
+        after = await self.metrics.read(windows.after_s, windows.length_s)
+        return contradiction(run, before, after, (earlier[-1], later[-1]), self.noise)
+
+    async def _search(
+        self,
+        manifest: Manifest,
+        world: World,
+        demand: Demand | None,
+        metrics: EngineMetrics | None,
+        now_s: float,
+    ) -> _Searched | None:
         """The plan for the present demand: the last one while nothing that it was made for has moved."""
         if demand is None or not world.nodes or world.silent:
             return None
-        manifest = self.manifest
-        here = Configuration(world.capacity_bytes, instances=manifest.cache.spec.engine.instances)
+        here = self._configuration(manifest)
         last = self._searched
         if (
             last is None
             or now_s - last.at_s >= SEARCH_EVERY_S
-            or (last.manifest, last.configuration) != (manifest, here)
+            or (last.manifest, last.here) != (manifest, here)
             or moved(last.demand, demand, manifest.cache.spec.scaling.minimum_gain)
         ):
-            try:
-                plan = await self.planner.search(self.key, manifest, here)
-            except SimulationError:
-                plan = None
-            last = self._searched = _Searched(plan, demand, manifest, here, now_s)
-        return last.plan
+            last = self._searched = await self._searched_anew(manifest, here, demand, now_s)
+        self._compare(last.plan, world, demand, metrics, now_s)
+        return last
 
-    def _decide(self, world: World, plan: Plan | None, now_s: float) -> Decision:
-        here = world.capacity_bytes
-        if world.silent or not world.nodes:
-            silent = "; ".join(f"{node.name}: {node.reason}" for node in world.silent)
-            return hold(here, f"keeps all sizes while a node is silent ({silent})")
+    async def _searched_anew(
+        self, manifest: Manifest, here: Configuration, demand: Demand, now_s: float
+    ) -> _Searched:
+        try:
+            found = await self.planner.search(self.key, manifest, here)
+        except SimulationError as error:
+            return _Searched(None, None, f"cannot plan: {error}", demand, manifest, here, now_s)
+        plan, speeds = found or (None, None)
+        return _Searched(plan, speeds, "", demand, manifest, here, now_s)
+
+    def _compare(
+        self, plan: Plan | None, world: World, demand: Demand, metrics: EngineMetrics | None, now_s: float
+    ) -> None:
+        """Learn from what was simulated of where the cache is how far off that is."""
         if plan is None:
-            return hold(here, "has seen no requests within the window that it could plan for")
-        assert self._observing_since_s is not None
-        past = tuple(self._recommended)
-        self._recommended.append(Recommendation(now_s, plan.chosen.configuration.dram_bytes))
-        spec = self.manifest.cache.spec
-        return decide(
-            plan,
-            past,
-            now_s=now_s,
-            capacity=spec.dram.capacity,
-            scaling=spec.scaling,
-            observing_since_s=self._observing_since_s,
+            return
+        self._points.append((now_s, point_of(plan.current)))
+        if world.capacity_bytes == plan.current.configuration.dram_bytes:
+            seen = measured(metrics, demand.seen_prefix_hit_ratio, inferred=demand.inferred)
+            self.noise = smoothed(self.noise, deviation(plan.current.outcome, seen))
+
+    def _configuration(self, manifest: Manifest) -> Configuration:
+        spec, target = manifest.cache.spec, self.place.target
+        if not target.ssd_bytes or spec.ssd is None:
+            return Configuration(target.dram_bytes, instances=spec.engine.count)
+        return Configuration(
+            target.dram_bytes,
+            spec.ssd.ttl.max if target.ttl_s is None else target.ttl_s,
+            self.place.ssd_class or spec.ssd.classes[0],
+            volumes=spec.nodes.replicas.min,
+            instances=spec.engine.count,
         )
 
-    async def _act(self, decision: Decision) -> list[Resized]:
-        if decision.action == "hold":
-            return []
-        return await self.place.resize(decision.to_bytes)
+    def _situation(
+        self,
+        manifest: Manifest,
+        world: World,
+        metrics: EngineMetrics | None,
+        searched: _Searched | None,
+        contradicted: Contradiction | None,
+        now_s: float,
+    ) -> Situation:
+        assert self._observing_since_s is not None
+        past = tuple(self._recommended)
+        plan = searched.plan if searched else None
+        if plan is not None:
+            self._recommended.append(recommendation_of(plan.chosen, now_s))
+        return Situation(
+            now_s=now_s,
+            spec=manifest.cache.spec,
+            here=self.place.target,
+            ssd_class=self.place.ssd_class,
+            plan=plan,
+            inferred=searched is not None and searched.demand.inferred,
+            recommended=past,
+            observing_since_s=self._observing_since_s,
+            decisions=self.place.decisions,
+            silent=[f"{node.name}: {node.reason}" for node in world.silent],
+            metrics=metrics,
+            noise=self.noise,
+            speeds=searched.speeds if searched else None,
+            contradiction=contradicted,
+            cost_per_hour=self.cost_per_hour,
+            approved=self.place.approved,
+        )
+
+    def _decision(self, verdict: Verdict, now_s: float) -> DecisionStatus:
+        return DecisionStatus(
+            time=now_s,
+            action=verdict.action,
+            before=sizes_of(self.place.target),
+            after=sizes_of(verdict.target),
+            reason=shortened(verdict.reason),
+        )
 
 
 def moved(before: Demand, now: Demand, threshold: float) -> bool:
@@ -181,6 +312,23 @@ def moved(before: Demand, now: Demand, threshold: float) -> bool:
     rate_before, rate_now = before.blocks / before.span_s, now.blocks / now.span_s
     chance = 3 / sqrt(min(before.requests, now.requests))
     return abs(rate_now - rate_before) > max(threshold, chance) * max(rate_before, rate_now)
+
+
+def sizes_of(target: Target) -> Sizes:
+    """A target as decisions write it."""
+    return Sizes(dram=target.dram_bytes, ssd=target.ssd_bytes or None, ttl=target.ttl_s)
+
+
+def _with_instances(manifest: Manifest, metrics: EngineMetrics | None) -> Manifest:
+    """The manifest with as many engines as report, where it does not say how many."""
+    observed = known(metrics.instances) if metrics else None
+    engine = manifest.cache.spec.engine
+    if observed is None or observed < 1 or engine.instances is not None:
+        return manifest
+    engine = engine.model_copy(update={"instances": round(observed)})
+    spec = manifest.cache.spec.model_copy(update={"engine": engine})
+    cache = manifest.cache.model_copy(update={"spec": spec})
+    return Manifest(manifest.path, cache, manifest.classes)
 
 
 @contextmanager

@@ -2,14 +2,21 @@
 
 import asyncio
 import json
+import shutil
 import sys
 import tempfile
+from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from kvtide_cachenode.client import NodeClient, NodeError
+from kvtide_cachenode.messages import CapacityRequest, Desired, IdleTimeouts
 from kvtide_operator.act.parent import end_with_parent
+from kvtide_operator.api.status import MAX_DECISIONS, DecisionStatus
+from kvtide_operator.decide.policy import Verdict
+from kvtide_operator.decide.steps import Target
 
 START_TIMEOUT_S = 15.0
 """How long a node may take until it serves; after that the start has failed."""
@@ -41,18 +48,35 @@ class _Node:
 
 
 class LocalPlace:
-    """Starts nodes, resizes them and leaves none behind, whatever becomes of this process."""
+    """Starts nodes, resizes them and leaves none behind, whatever becomes of this process.
 
-    def __init__(self, replicas: int, total_bytes: int, *, block_tokens: int) -> None:
+    Args:
+        replicas: how many nodes.
+        target: what they hold together at first.
+        ssd_class: of their SSD tier, in a temporary directory of this machine; None for none.
+        block_tokens: tokens of a block, for the nodes' traces.
+    """
+
+    approved = False
+    """Nobody approves plans here: in mode Advise the loop only says what it would do."""
+
+    def __init__(self, replicas: int, target: Target, *, ssd_class: str | None, block_tokens: int) -> None:
         self._replicas = replicas
-        self._total_bytes = total_bytes
+        self._has_ssd = ssd_class is not None
         self._block_tokens = block_tokens
         self._nodes: list[_Node] = []
+        self._folder: Path | None = None
+        self._generation = 0
+        self.target = target
+        self.ssd_class = ssd_class
+        self.decisions: deque[DecisionStatus] = deque(maxlen=MAX_DECISIONS)
 
     async def __aenter__(self) -> Self:
+        self._folder = Path(tempfile.mkdtemp(prefix="kvtide-"))
         try:
             for number in range(self._replicas):
-                self._nodes.append(await self._start(f"node-{number}"))
+                self._nodes.append(await self._start(f"node-{number}", self._folder))
+            await self.resize(self.target)
         except BaseException:
             await self._stop_all()
             raise
@@ -73,19 +97,43 @@ class LocalPlace:
         """Where each node serves the Redis protocol, as ``HOST:PORT``."""
         return [node.address for node in self._nodes]
 
-    async def resize(self, total_bytes: int) -> list[Resized]:
-        """Bring every node to its share of ``total_bytes``. Nodes that refuse do not stop the others."""
-        share = _share(total_bytes, self._replicas)
-        return list(await asyncio.gather(*(_resize(node, share) for node in self._nodes)))
+    async def act(self, verdict: Verdict, decision: DecisionStatus) -> list[Resized]:
+        """Follow a verdict at once."""
+        if verdict.action == "Hold":
+            return []
+        self.ssd_class = verdict.ssd_class or self.ssd_class
+        self.decisions.appendleft(decision)
+        return await self.resize(verdict.target)
 
-    async def _start(self, name: str) -> _Node:
+    async def resize(self, target: Target) -> list[Resized]:
+        """Bring every node to its share of ``target``. Nodes that refuse do not stop the others."""
+        self.target = target
+        self._generation += 1
+        capacity = CapacityRequest(dram=_share(target.dram_bytes, self._replicas))
+        ttl_s = None
+        if self._has_ssd:
+            capacity = CapacityRequest(capacity.dram, _share(target.ssd_bytes, self._replicas))
+            ttl_s = IdleTimeouts(other=target.ttl_s)
+        document = Desired(term=0, generation=self._generation, capacity=capacity, ttl_s=ttl_s)
+        return list(await asyncio.gather(*(_tell(node, document) for node in self._nodes)))
+
+    async def _start(self, name: str, folder: Path) -> _Node:
         log = tempfile.TemporaryFile()  # noqa: SIM115 - the node writes to it as long as it lives
+        ssd = []
+        if self._has_ssd:
+            ssd = [
+                "--ssd",
+                str(_share(self.target.ssd_bytes, self._replicas)),
+                "--ssd-path",
+                str(folder / name),
+            ]
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "kvtide_cachenode", "serve",
             "--listen", "127.0.0.1:0",
             "--admin", "127.0.0.1:0",
-            "--dram", str(_share(self._total_bytes, self._replicas)),
+            "--dram", str(_share(self.target.dram_bytes, self._replicas)),
             "--block-tokens", str(self._block_tokens),
+            *ssd,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
@@ -103,15 +151,17 @@ class LocalPlace:
     async def _stop_all(self) -> None:
         nodes, self._nodes = self._nodes, []
         await asyncio.gather(*(_stop(node) for node in nodes))
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _share(total_bytes: int, replicas: int) -> int:
     return total_bytes // replicas // PAGE_BYTES * PAGE_BYTES
 
 
-async def _resize(node: _Node, share: int) -> Resized:
+async def _tell(node: _Node, document: Desired) -> Resized:
     try:
-        reply = await node.client.set_capacity(dram_bytes=share)
+        reply = await node.client.set_desired(document)
     except NodeError as error:
         return Resized(node.name, None, str(error))
     return Resized(node.name, reply.tiers["dram"].capacity_bytes)

@@ -3,10 +3,10 @@
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from kvtide_operator.act.local import LocalPlace
 from kvtide_operator.api.manifest import Manifest
+from kvtide_operator.decide.situation import initial_target
 from kvtide_operator.loop import Loop
 from kvtide_operator.observe.nodes import NodeObserver
 from kvtide_operator.planner.process import Planner
@@ -23,11 +23,12 @@ async def local_loop(
     Raises:
         ValueError: one of `MISTAKES`: what the manifest declares cannot be planned or started.
     """
-    # Local nodes have only DRAM.
-    spec = manifest.cache.spec.model_copy(update={"tiers": (manifest.cache.spec.dram,)})
-    manifest = replace(manifest, cache=manifest.cache.model_copy(update={"spec": spec}))
+    spec = manifest.cache.spec
     place = LocalPlace(
-        spec.nodes.replicas.min, spec.dram.capacity.initial, block_tokens=spec.model.block_tokens
+        spec.nodes.replicas.min,
+        initial_target(spec),
+        ssd_class=spec.ssd.classes[0] if spec.ssd else None,
+        block_tokens=spec.model.block_tokens,
     )
     async with Planner() as planner, place:
         await planner.warm_up(manifest)
@@ -35,7 +36,7 @@ async def local_loop(
             Loop(
                 key=manifest.cache.metadata.name,
                 manifest=manifest,
-                storage_cost_per_hour=price_of(manifest.classes[spec.dram.classes[0]]).per_hour,
+                prices={name: price_of(known).per_hour for name, known in manifest.classes.items()},
                 observer=NodeObserver(lambda: place.clients),
                 place=place,
                 planner=planner,

@@ -119,6 +119,7 @@ async def _play(manifest: "Manifest", trace: "Trace") -> "tuple[Story, ReplayRep
     from kvtide_operator.cli.assemble import local_loop
     from kvtide_operator.cli.report.live import LiveView
     from kvtide_operator.cli.report.story import Story
+    from kvtide_operator.decide.steps import Target
     from kvtide_operator.replay.player import ReplayOptions, replay
     from kvtide_operator.replay.targets import parse_targets
 
@@ -126,7 +127,7 @@ async def _play(manifest: "Manifest", trace: "Trace") -> "tuple[Story, ReplayRep
     scaling = manifest.cache.spec.scaling
     fixed_bytes = manifest.cache.spec.dram.capacity.max
     async with local_loop(manifest, clock=clock) as (loop, place):
-        story = Story(fixed_bytes, loop.storage_cost_per_hour(fixed_bytes))
+        story = Story(fixed_bytes, loop.cost_per_hour(Target(fixed_bytes), None))
         seen = _Seen()
         targets = parse_targets(",".join(place.addresses))
         options = ReplayOptions(

@@ -12,7 +12,9 @@ from kvtide_operator.observe.recorded import RecordedHistory
 from kvtide_operator.observe.season import Season
 from kvtide_operator.plan.kareto import Kareto
 from kvtide_operator.plan.live import plan_window
+from kvtide_operator.plan.modelled_speeds import speeds_of
 from kvtide_operator.plan.proposal import Demand, Goal, Plan
+from kvtide_operator.plan.speeds import Speeds
 from kvtide_operator.planner.goal import options_of, space_of
 from kvtide_operator.planner.scenario import scenario_from
 from kvtide_operator.simulate.configuration import Configuration
@@ -98,8 +100,8 @@ def take_in(
     return demand, tuple(notes)
 
 
-def search(key: str, manifest: Manifest, current: Configuration) -> Plan | None:
-    """The plan for the window that `take_in` last saw; None where nothing was asked.
+def search(key: str, manifest: Manifest, current: Configuration) -> tuple[Plan, Speeds] | None:
+    """The plan for the window that `take_in` last saw, and how fast its chosen tiers are; None for no window.
 
     Raises:
         SimulationError: the window cannot be simulated.
@@ -109,7 +111,9 @@ def search(key: str, manifest: Manifest, current: Configuration) -> Plan | None:
         return None
     trace, first_request = window
     scenario = replace(scenario_from(manifest, trace), first_request=first_request)
-    return plan_window(scenario, goal_of(manifest), current)
+    plan = plan_window(scenario, goal_of(manifest), current)
+    chosen = plan.chosen
+    return plan, speeds_of(scenario, chosen.configuration, chosen.outcome.ssd_bytes)
 
 
 def forget(key: str) -> None:

@@ -13,6 +13,7 @@ from kvtide_operator.observe.history import Page
 if TYPE_CHECKING:
     from kvtide_operator.api.manifest import Manifest
     from kvtide_operator.plan.proposal import Demand, Plan
+    from kvtide_operator.plan.speeds import Speeds
     from kvtide_operator.simulate.configuration import Configuration
     from kvtide_operator.workload.trace import Trace
 
@@ -67,15 +68,17 @@ class Planner:
         )
         return answer
 
-    async def search(self, key: str, manifest: "Manifest", current: "Configuration") -> "Plan | None":
-        """`bench.search`: the plan for what was last taken in.
+    async def search(
+        self, key: str, manifest: "Manifest", current: "Configuration"
+    ) -> "tuple[Plan, Speeds] | None":
+        """`bench.search`: the plan for what was last taken in, and how fast its tiers are.
 
         Raises:
             PlannerLostError: tell everything again.
             SimulationError: the window cannot be simulated.
         """
-        plan: Plan | None = await self._ask("search", key, manifest, current)
-        return plan
+        found: tuple[Plan, Speeds] | None = await self._ask("search", key, manifest, current)
+        return found
 
     async def forget(self, key: str) -> None:
         """The cache is gone."""

@@ -70,7 +70,7 @@ def _view(story: Story, done: Round, headline: str) -> RenderableType:
     moves = Table.grid(padding=(0, 2))
     for at_s, move in story.moves[-LAST_MOVES:]:
         decision = move.decision
-        step = f"{format_quantity(decision.from_bytes)} → {format_quantity(decision.to_bytes)}"
+        step = f"{format_quantity(decision.before.dram)} → {format_quantity(decision.after.dram)}"
         moves.add_row(f"{at_s / 60:5.1f} min", step, Text(decision.reason, style="dim"))
     now = Text(f"round {done.number}: {done.decision.action}, {done.decision.reason}", style="italic")
     return Panel(Group(table, Text(), moves, now), title=headline, title_align="left")

@@ -48,7 +48,7 @@ def render(story: Story, *, title: str, summary: str, figures: dict[str, str]) -
         summary=escape(summary),
         figures="".join(f"<div><b>{escape(v)}</b>{escape(k)}</div>" for k, v in figures.items()),
         plots="".join(f"<h2>{escape(name)}</h2>{svg}" for name, svg in plots if svg),
-        moves="".join(_move(at_s, done.decision.from_bytes, done.decision.to_bytes, done.decision.reason)
+        moves="".join(_move(at_s, done.decision.before.dram, done.decision.after.dram, done.decision.reason)
                       for at_s, done in story.moves),
     )  # fmt: skip
 

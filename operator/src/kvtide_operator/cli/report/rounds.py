@@ -3,7 +3,7 @@
 from typing import Any
 
 from kvtide_operator.api.quantity import format_quantity
-from kvtide_operator.decide.sizing import Decision
+from kvtide_operator.api.status import DecisionStatus, Sizes
 from kvtide_operator.loop import Round
 from kvtide_operator.plan.outcome import Candidate
 
@@ -21,6 +21,7 @@ def round_as_json(done: Round) -> dict[str, Any]:
                 "used_bytes": node.used_bytes,
                 "resident_bytes": node.resident_bytes,
                 "entries": node.entries,
+                "ssd_capacity_bytes": node.ssd.capacity_bytes if node.ssd else 0,
             }
             for node in world.nodes
         ],
@@ -45,8 +46,8 @@ def round_as_json(done: Round) -> dict[str, Any]:
         },
         "decision": {
             "action": decision.action,
-            "from_bytes": decision.from_bytes,
-            "to_bytes": decision.to_bytes,
+            "from": _sizes(decision.before),
+            "to": _sizes(decision.after),
             "reason": decision.reason,
         },
         "resized": [
@@ -63,6 +64,8 @@ def _point(candidate: Candidate) -> dict[str, Any]:
     outcome = candidate.outcome
     return {
         "dram_bytes": candidate.configuration.dram_bytes,
+        "ssd_bytes": outcome.ssd_bytes,
+        "ttl_s": candidate.configuration.ttl_s,
         "prefix_hit_ratio": outcome.prefix_hit_ratio,
         "ttft_mean_s": outcome.ttft_mean_s,
         "ttft_p99_s": outcome.ttft_p99_s,
@@ -85,5 +88,12 @@ def round_as_text(done: Round) -> str:
     )
 
 
-def _to(decision: Decision) -> str:
-    return "" if decision.action == "hold" else f" to {format_quantity(decision.to_bytes)}"
+def _to(decision: DecisionStatus) -> str:
+    if decision.action == "Hold":
+        return ""
+    ssd = f" and {format_quantity(decision.after.ssd)} of SSD" if decision.after.ssd else ""
+    return f" to {format_quantity(decision.after.dram)}{ssd}"
+
+
+def _sizes(sizes: Sizes) -> dict[str, Any]:
+    return {"dram_bytes": sizes.dram, "ssd_bytes": sizes.ssd or 0, "ttl_s": sizes.ttl}

@@ -58,7 +58,7 @@ class Story:
                 cost_per_hour=done.storage_cost_per_hour,
             )
         )
-        if done.decision.action != "hold":
+        if done.decision.action != "Hold":
             self.moves.append((at_s, done))
         if done.demand is not None and world.entries:
             self.curve = done.demand.curve
