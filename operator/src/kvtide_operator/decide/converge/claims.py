@@ -1,0 +1,71 @@
+"""Volumes: a claim grows, then what the node puts there; a smaller tier holds at once, its volume stays."""
+
+from dataclasses import dataclass
+
+from kvtide_operator.api.quantity import format_quantity
+from kvtide_operator.decide.converge.view import Seat, View
+from kvtide_operator.decide.split import ssd_for
+from kvtide_operator.decide.steps import ExpandClaim
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimStep:
+    """What a node's SSD capacity shall be now (None without SSD), its claim's growth, what is waited for."""
+
+    ssd_bytes: int | None
+    expand: ExpandClaim | None = None
+    waiting: str = ""
+
+
+def next_claim(view: View, seat: Seat, *, may_shrink: bool) -> ClaimStep:
+    """The next step of the SSD of one node that answers. One that leaves keeps its size."""
+    assert seat.running is not None, "there is a next step only for a node that answers"
+    ssd, claim, needed = seat.running[1].ssd, seat.claim, view.sizes.claim_bytes
+    if ssd is None:
+        return ClaimStep(None)
+    has = ssd.capacity_bytes
+    if seat.ordinal >= view.wanted or claim is None or claim.actual_bytes is None or needed is None:
+        return ClaimStep(has)
+    expand, waiting = None, ""
+    if seat.name not in view.held and claim.wanted_bytes < needed:
+        expand = ExpandClaim(claim.name, claim.resource_version, needed)
+        waiting = f"volume {claim.name} is asked for {format_quantity(needed)}"
+    elif claim.actual_bytes < min(claim.wanted_bytes, needed) and claim.problem is None:
+        waiting = f"volume {claim.name} grows to {format_quantity(claim.wanted_bytes)}"
+    goal = min(view.sizes.ssd_bytes, ssd_for(claim.actual_bytes))
+    if goal < has and not may_shrink:
+        return ClaimStep(has, expand, waiting or f"the SSD tier of {seat.name} shrinks with the others")
+    if goal > has and goal > ssd.max_bytes:
+        return ClaimStep(has, expand, waiting or f"the file system of {seat.name} has yet to grow")
+    if goal != has and not waiting:
+        waiting = f"the SSD tier of {seat.name} goes to {format_quantity(goal)}"
+    return ClaimStep(goal, expand, waiting)
+
+
+def lacks_ssd(view: View, seat: Seat) -> bool:
+    """Whether a node's SSD tier has yet to grow, and will."""
+    claim, node = seat.claim, seat.node
+    if node is None or node.ssd is None or claim is None or claim.actual_bytes is None:
+        return False
+    grows = claim.expandable and claim.problem is None and seat.name not in view.held
+    goal = view.sizes.ssd_bytes if grows else min(view.sizes.ssd_bytes, ssd_for(claim.actual_bytes))
+    return node.ssd.capacity_bytes < goal
+
+
+def claim_template_bytes(view: View) -> int | None:
+    """What the StatefulSet's claim template shall say: with ``reclaim: Keep`` never less than it does."""
+    needed, stateful_set = view.sizes.claim_bytes, view.world.stateful_set
+    if needed is None or stateful_set is None or stateful_set.claim_bytes is None:
+        return needed
+    if view.spec.ssd is not None and view.spec.ssd.reclaim == "Replace":
+        return needed
+    return max(needed, stateful_set.claim_bytes)
+
+
+def is_oversized(view: View, seat: Seat) -> bool:
+    """Whether a seat's volume is to be replaced by a smaller one, or goes with its pod anyway."""
+    ssd, needed, claim = view.spec.ssd, view.sizes.claim_bytes, seat.claim
+    if claim is None:
+        return False
+    replaces = ssd is not None and ssd.reclaim == "Replace"
+    return claim.deleting or (replaces and needed is not None and claim.wanted_bytes > needed)

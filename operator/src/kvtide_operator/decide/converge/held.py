@@ -1,0 +1,114 @@
+"""What was given up, and for how long: the only memory of a pass, kept in the status of the cache."""
+
+from collections.abc import Sequence
+
+from kvtide_operator.api.quantity import format_quantity
+from kvtide_operator.decide.converge.view import Deadlines, Seat, is_lost
+from kvtide_operator.decide.steps import ExpandClaim, Held, NodeSizes, Refused, ResizePod
+from kvtide_operator.world.cluster import ClaimState, PodState
+from kvtide_operator.world.nodes import NodeState
+
+NOT_RUNNING = "its pod does not run"
+
+
+def still_held(
+    seats: Sequence[Seat],
+    sizes: NodeSizes,
+    held: Sequence[Held],
+    refused: Sequence[Refused],
+    *,
+    now_s: float,
+    target_since_s: float,
+    deadlines: Deadlines,
+) -> dict[str, Held]:
+    """What each seat is held at now, by its pod's name: given up now, or before and not to be tried yet.
+
+    A seat that is absent is held at nothing, from when it is first seen so. A hold ends with a newer target,
+    after ``held_s``, or when the seat comes back.
+    """
+    before = {one.pod: one for one in held}
+    now: dict[str, Held] = {}
+    for seat in seats:
+        old = before.get(seat.name)
+        if seat.absent:
+            kept = old if old is not None and not old.memory_bytes else None
+            now[seat.name] = kept or Held(seat.name, 0, NOT_RUNNING, now_s)
+            continue
+        if seat.running is None:
+            if old is not None:
+                now[seat.name] = old
+            continue
+        over = old is not None and (
+            old.since_s < target_since_s
+            or now_s - old.since_s >= deadlines.held_s
+            or old.memory_bytes in (0, sizes.memory_bytes)
+        )
+        given_up = (None if over else old) or _memory_trouble(*seat.running, refused, now_s, deadlines)
+        given_up = given_up or _claim_trouble(seat, sizes, old, refused, now_s)
+        if given_up is not None:
+            now[seat.name] = given_up
+    return now
+
+
+def lost_or_held(
+    seats: Sequence[Seat], held: dict[str, Held], now_s: float, deadlines: Deadlines
+) -> dict[int, int]:
+    """Ordinals of seats that do not get their share, and the memory limit they have instead: 0 when lost."""
+    return {
+        seat.ordinal: held[seat.name].memory_bytes
+        for seat in seats
+        if seat.name in held
+        and (held[seat.name].memory_bytes or is_lost(seat, held[seat.name], now_s, deadlines))
+    }
+
+
+def _memory_trouble(
+    pod: PodState, node: NodeState, refused: Sequence[Refused], now_s: float, deadlines: Deadlines
+) -> Held | None:
+    """A resize of the pod or a shrink of the node that was refused, or is overdue: the limit stays."""
+    assert pod.memory_bytes is not None, "a node that answers runs"
+    for one in refused:
+        if isinstance(one.step, ResizePod) and one.step.pod == pod.name:
+            asked = format_quantity(one.step.memory_bytes)
+            return Held(pod.name, pod.memory_bytes, f"{asked} of memory were refused: {one.sentence}", now_s)
+    if node.resizing_s is not None and node.resizing_s >= deadlines.refused_s:
+        reason = f"the node gives no memory back since {node.resizing_s:.0f} s"
+        return Held(pod.name, pod.memory_bytes, reason, now_s)
+    resize = pod.resize
+    if resize is None:
+        return None
+    patience = {"Infeasible": deadlines.infeasible_s, "Deferred": deadlines.deferred_s}
+    waited_s = now_s - resize.since_s
+    if waited_s < patience.get(resize.reason, deadlines.refused_s):
+        return None
+    asked = format_quantity(pod.wanted_memory_bytes)
+    reason = f"{asked} of memory are {resize.reason} for {waited_s:.0f} s: {resize.message}"
+    if resize.reason in ("Error", "InProgress"):
+        reason = f"a resize to {asked} of memory does not end since {waited_s:.0f} s: {resize.message}"
+    return Held(pod.name, pod.memory_bytes, reason, now_s)
+
+
+def _claim_trouble(
+    seat: Seat, sizes: NodeSizes, before: Held | None, refused: Sequence[Refused], now_s: float
+) -> Held | None:
+    """A volume that cannot have its size: the node keeps it, and its share of memory."""
+    claim = seat.claim
+    if claim is None or sizes.claim_bytes is None or claim.wanted_bytes >= sizes.claim_bytes:
+        problem = claim.problem if claim is not None else None
+    else:
+        problem = _expansion_refused(claim, refused)
+    if problem is None:
+        return None
+    assert claim is not None, "a problem is a claim's"
+    reason = f"volume {claim.name} stays as it is: {problem}"
+    since_s = before.since_s if before is not None and before.reason == reason else now_s
+    return Held(seat.name, sizes.memory_bytes, reason, since_s)
+
+
+def _expansion_refused(claim: ClaimState, refused: Sequence[Refused]) -> str | None:
+    for one in refused:
+        if isinstance(one.step, ExpandClaim) and one.step.claim == claim.name:
+            return one.sentence
+    if claim.expandable:
+        return claim.problem
+    return f"its storage class {claim.storage_class or '(none)'} has no allowVolumeExpansion"

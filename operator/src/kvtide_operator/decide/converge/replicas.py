@@ -1,0 +1,55 @@
+"""The StatefulSet: how many replicas, and what its template says for pods to come."""
+
+from kvtide_operator.decide.converge.claims import claim_template_bytes
+from kvtide_operator.decide.converge.topology import Slots
+from kvtide_operator.decide.converge.view import View, current_replicas
+from kvtide_operator.decide.steps import RecreateSet, SetSpec
+from kvtide_operator.world.cluster import SetState
+
+
+def next_set(view: View, slots: Slots) -> SetSpec | None:
+    """What the set shall say now; None while it is being deleted."""
+    stateful_set, current = view.world.stateful_set, current_replicas(view.world)
+    if stateful_set is None:  # also between the deletion and the creation of one with another claim size
+        return SetSpec(max(view.wanted, current), _template_memory_bytes(view), claim_template_bytes(view))
+    if stateful_set.deleting:
+        return None
+    replicas = _kept_replicas(view, slots)
+    if _claim_differs(view, stateful_set):  # pods to come need the new claim size
+        replicas = min(replicas, current)
+    return SetSpec(replicas, _template_memory_bytes(view), stateful_set.claim_bytes)
+
+
+def recreation(view: View) -> RecreateSet | None:
+    """Delete the set with another claim size, when no seat is about to come or to go."""
+    stateful_set = view.world.stateful_set
+    if stateful_set is None or stateful_set.deleting or not _claim_differs(view, stateful_set):
+        return None
+    awaited = [seat for seat in view.awaited if seat.ordinal < stateful_set.replicas]
+    return None if awaited else RecreateSet(stateful_set.uid)
+
+
+def _kept_replicas(view: View, slots: Slots) -> int:
+    """All that shall be there, and up to the highest that may still hold something."""
+    keep = view.wanted
+    for seat in view.leaving:
+        empty = view.lost(seat) or (
+            slots.settled and seat.node is not None and not slots.owns(seat.node.node_id)
+        )
+        if not empty:
+            keep = seat.ordinal + 1
+    return keep
+
+
+def _template_memory_bytes(view: View) -> int:
+    """An equal share, or less if a pod has or shall have less: one that restarts has room where it was."""
+    limits = [view.share_memory_bytes]
+    for seat in view.members:
+        if seat.running is not None:
+            pod = seat.running[0]
+            limits += [view.memory_bytes(seat), pod.memory_bytes or pod.wanted_memory_bytes]
+    return min(limits)
+
+
+def _claim_differs(view: View, stateful_set: SetState) -> bool:
+    return claim_template_bytes(view) != stateful_set.claim_bytes

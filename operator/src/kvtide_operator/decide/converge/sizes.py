@@ -1,0 +1,61 @@
+"""One node's memory, in the order in which nothing is lost and nobody is killed.
+
+    grow     pod's limit up → confirmed → node's capacity up
+    shrink   node's capacity down → it holds no more, its pages are given back → pod's limit down → confirmed
+
+A shrink that was given up is a grow: the pod is asked for its old limit again, and only when the kubelet has
+confirmed that may the node use it, since until then the kubelet goes on trying the smaller one.
+"""
+
+from dataclasses import dataclass
+
+from kvtide_operator.api.quantity import format_quantity
+from kvtide_operator.decide.converge.view import Seat, View
+from kvtide_operator.decide.steps import ResizePod
+from kvtide_operator.world.nodes import NodeState
+
+
+@dataclass(frozen=True, slots=True)
+class SizeStep:
+    """What a node's capacity shall be now, the pod's resize if there is one, and what is waited for."""
+
+    dram_bytes: int
+    resize: ResizePod | None = None
+    waiting: str = ""
+
+
+def next_size(view: View, seat: Seat, *, may_shrink: bool) -> SizeStep:
+    """The next step of one node that answers. One that leaves keeps its size."""
+    assert seat.running is not None, "there is a next step only for a node that answers"
+    pod, node = seat.running
+    has = node.capacity_bytes
+    if seat.ordinal >= view.wanted:
+        return SizeStep(has)
+    limit, dram = view.memory_bytes(seat), view.dram_bytes(seat)
+    assert pod.memory_bytes is not None, "a node that answers runs"
+    if dram < has:
+        if not may_shrink:
+            return SizeStep(has, waiting=f"{seat.name} shrinks when slots are where they shall be")
+        return SizeStep(dram, waiting=f"{seat.name} shrinks to {format_quantity(dram)}")
+    if pod.wanted_memory_bytes != limit:
+        if limit < pod.memory_bytes and not _given_back(node):
+            return SizeStep(has, waiting=f"{seat.name} gives memory back: {_over(node)} to go")
+        asked = f"{seat.name} is asked for {format_quantity(limit)} of memory"
+        return SizeStep(has, ResizePod(pod.name, pod.resource_version, limit), asked)
+    if pod.resize is not None or pod.memory_bytes != limit:
+        said = f": {pod.resize.reason} {pod.resize.message}".rstrip() if pod.resize else ""
+        return SizeStep(has, waiting=f"{seat.name} waits for {format_quantity(limit)} of memory{said}")
+    if has < dram:
+        if node.max_bytes < dram:
+            return SizeStep(has, waiting=f"the node in {seat.name} does not see its new limit yet")
+        return SizeStep(dram, waiting=f"{seat.name} grows to {format_quantity(dram)}")
+    return SizeStep(has)
+
+
+def _given_back(node: NodeState) -> bool:
+    """Whether a node holds no more than its capacity, in its books and in physical memory."""
+    return max(node.used_bytes, node.resident_bytes) <= node.capacity_bytes
+
+
+def _over(node: NodeState) -> str:
+    return format_quantity(max(node.used_bytes, node.resident_bytes) - node.capacity_bytes)
