@@ -1,0 +1,49 @@
+"""Everything that the status of a TieredCache is made from."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kvtide_operator.api.status import DecisionStatus, PredictionError
+from kvtide_operator.api.tierclass import Medium
+from kvtide_operator.api.tieredcache import TieredCache
+from kvtide_operator.decide.steps import Pass, Target
+from kvtide_operator.plan.proposal import Plan
+from kvtide_operator.world.cluster import CacheWorld
+from kvtide_operator.world.metrics import EngineMetrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a status is made from.
+
+    Attributes:
+        cache: with the status it had.
+        world: its objects and nodes.
+        target: what it shall hold.
+        done: the pass over the world; None where nothing could be done.
+        problem: why nothing could be done: a class that is not there, a spec that cannot be planned.
+        prices: what a number of bytes that is paid for costs an hour, by medium.
+        hit_ratios: blocks hit in a tier / blocks requested, by medium; without what is not known.
+        prefix_hit_ratio: blocks hit in any tier / blocks requested, from traces; metrics go before it.
+        metrics: of the engines; None where the spec names no source.
+        plan: the newest plan; None keeps what was said of the last.
+        plan_name: of its CachePlan, where one was written.
+        no_plan: why there is no plan for the present workload; None where there is one.
+        prediction_error: measured less simulated, of the point in effect.
+        decisions: those since the last status, oldest first.
+    """
+
+    cache: TieredCache
+    world: CacheWorld
+    target: Target
+    done: Pass | None
+    problem: str | None = None
+    prices: Mapping[Medium, Callable[[int], float]] = field(default_factory=dict)
+    hit_ratios: Mapping[Medium, float] = field(default_factory=dict)
+    prefix_hit_ratio: float | None = None
+    metrics: EngineMetrics | None = None
+    plan: Plan | None = None
+    plan_name: str | None = None
+    no_plan: str | None = None
+    prediction_error: PredictionError | None = None
+    decisions: Sequence[DecisionStatus] = ()

@@ -1,0 +1,126 @@
+"""The conditions of a cache: what is said, and since when."""
+
+from dataclasses import replace
+
+import pytest
+
+from kvtide_operator.act.seen import Seen
+from kvtide_operator.act.status import status_of
+from kvtide_operator.api.conditions import Condition
+from kvtide_operator.decide.steps import Held, Pass, Target
+from kvtide_operator.world.cluster import ClaimState, PodResize
+from kvtide_operator.world.metrics import EngineMetrics, Stale, Value, unavailable
+
+from .conftest import GIB, NOW_S, STATEFUL_SET, WORLD, after, cache, plan, pod
+
+
+def condition(seen: Seen, name: str) -> Condition:
+    return next(each for each in status_of(seen).conditions if each.type == name)
+
+
+def brief(seen: Seen, name: str) -> tuple[str, str, str]:
+    found = condition(seen, name)
+    return found.status, found.reason, found.message
+
+
+def test_ready_waits_for_every_node_of_the_set(seen: Seen) -> None:
+    world = replace(WORLD, pods=(pod(0), pod(1, ready=False)))
+    assert brief(replace(seen, world=world), "Ready") == (
+        "False", "NodesNotReady", "1 of 2 nodes are ready: waits for vllm-small-1",
+    )  # fmt: skip
+    leaving = replace(WORLD, pods=(pod(0), pod(1, deleting=True)))
+    assert brief(replace(seen, world=leaving), "Ready")[0] == "False"
+    none = replace(WORLD, stateful_set=None, pods=())
+    assert brief(replace(seen, world=none), "Ready") == ("False", "NoNodes", "there is no StatefulSet yet")
+    more = replace(WORLD, stateful_set=replace(STATEFUL_SET, replicas=1))
+    assert brief(replace(seen, world=more), "Ready")[0] == "True", "a node that is to go is one too many"
+
+
+def test_reconciling_says_what_is_waited_for(seen: Seen) -> None:
+    done = Pass(None, waiting=("vllm-small-0 grows to 4Gi", "vllm-small-1 starts"))
+    assert brief(replace(seen, done=done), "Reconciling") == (
+        "True", "Converging", "vllm-small-0 grows to 4Gi; vllm-small-1 starts",
+    )  # fmt: skip
+
+
+def test_what_cannot_be_acted_on_is_stalled(seen: Seen) -> None:
+    stuck = replace(seen, done=None, problem="TierClass 'gold' does not exist; make it or name another")
+    assert brief(stuck, "Stalled") == (
+        "True", "NeedsAttention", "TierClass 'gold' does not exist; make it or name another",
+    )  # fmt: skip
+    assert brief(stuck, "Reconciling")[:2] == ("False", "CannotAct")
+    assert brief(stuck, "Ready")[0] == "True", "what runs goes on running"
+
+
+MEASURED = {"prometheus": {"url": "http://prometheus:9090"}}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        (None, ("Unknown", "NotAsked")),
+        (EngineMetrics(at_s=NOW_S, window_s=60, running=Value(NOW_S, 0.0)), ("True", "Fresh")),
+        (EngineMetrics(at_s=NOW_S, window_s=60, running=Stale(NOW_S - 900, 2.0)), ("False", "Stale")),
+        (unavailable(NOW_S, 60, "http://prometheus:9090 refused the connection"), ("False", "Missing")),
+    ],
+)
+def test_metrics_are_there_or_stale_or_missing(seen: Seen, metrics, said) -> None:
+    declared = replace(seen, cache=cache(metrics=MEASURED), metrics=metrics)
+    assert brief(declared, "MetricsAvailable")[:2] == said
+
+
+def test_missing_metrics_say_why_once(seen: Seen) -> None:
+    declared = replace(
+        seen, cache=cache(metrics=MEASURED), metrics=unavailable(NOW_S, 60, "the connection was refused")
+    )
+    assert condition(declared, "MetricsAvailable").message == "the connection was refused"
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "said"),
+    [
+        ("Auto", {}, ("Unknown", "NotPlannedYet")),
+        ("Auto", {"no_plan": "no request within the window"}, ("False", "NoPlan")),
+        ("Auto", {"plan": plan()}, ("False", "OnTheWay")),
+        ("Advise", {"plan": plan()}, ("False", "AdviseMode")),
+        ("Manual", {"plan": plan()}, ("False", "ManualMode")),
+        ("Auto", {"plan": plan(gain=0.01)}, ("True", "NothingToGain")),
+        ("Auto", {"plan": plan(), "target": Target(8 * GIB)}, ("True", "Followed")),
+    ],
+)
+def test_a_plan_is_current_when_it_is_followed(seen: Seen, mode, changes, said) -> None:
+    planned = replace(seen, cache=cache(scaling={"mode": mode}), **changes)
+    assert brief(planned, "PlanCurrent")[:2] == said
+
+
+def test_the_gravest_resize_is_the_reason(seen: Seen) -> None:
+    waits = PodResize("InProgress", "", NOW_S)
+    full = PodResize("Infeasible", "Node didn't have enough capacity: memory", NOW_S)
+    world = replace(WORLD, pods=(pod(0, resize=waits), pod(1, resize=full)))
+    assert brief(replace(seen, world=world), "ResizePending") == (
+        "True",
+        "Infeasible",
+        "vllm-small-0: InProgress; vllm-small-1: Node didn't have enough capacity: memory",
+    )
+
+
+def test_volumes_and_given_up_sizes_are_pending(seen: Seen) -> None:
+    claim = ClaimState(
+        "ssd-vllm-small-0", 0, "u", "1", None, 2 * GIB, GIB, expandable=False, problem="quota exceeded"
+    )
+    assert brief(replace(seen, world=replace(WORLD, claims=(claim,))), "ResizePending") == (
+        "True", "VolumeNotGrown", "ssd-vllm-small-0: quota exceeded",
+    )  # fmt: skip
+    held = Pass(None, held=(Held("vllm-small-1", GIB, "Deferred for 300 s", NOW_S),), settled=True)
+    assert brief(replace(seen, done=held), "ResizePending") == (
+        "True", "Held", "vllm-small-1: Deferred for 300 s",
+    )  # fmt: skip
+
+
+def test_a_condition_keeps_its_time_until_its_status_changes(seen: Seen) -> None:
+    later = after(seen, world=replace(WORLD, at_s=NOW_S + 100))
+    assert condition(later, "Ready").last_transition_time == NOW_S
+    pods = (pod(0), pod(1, ready=False))
+    fallen = replace(later, world=replace(WORLD, at_s=NOW_S + 200, pods=pods))
+    assert condition(fallen, "Ready").last_transition_time == NOW_S + 200
+    assert condition(fallen, "Stalled").last_transition_time == NOW_S
