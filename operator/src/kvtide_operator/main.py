@@ -1,0 +1,157 @@
+"""The `kvtide-operator` command: options, and kopf, which only watches and writes nothing on any object."""
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import click
+import kopf
+from prometheus_client import disable_created_metrics
+
+from kvtide_cachenode.logs import LogFormat, set_up
+from kvtide_operator.act.kubernetes.transport import CredentialsError
+from kvtide_operator.endpoints import ListenError
+from kvtide_operator.observe.watch_relist import selector_of
+from kvtide_operator.process import OperatorProcess, Options
+from kvtide_operator.reconcile import Controller
+from kvtide_operator.world.kinds import Kind
+
+EXIT_LIMIT_S: Final = 10.0
+"""From SIGTERM on; then the process is killed, and the Lease runs out by itself."""
+WATCH_S: Final = 240
+"""After this the server ends a watch, and it is begun again where it was."""
+WATCH_GRACE_S: Final = 30
+SILENCE_S: Final = 70
+"""A watch without even a bookmark for so long is dead: the server sends one each minute."""
+MAX_BACKOFF_S: Final = 30.0
+_NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+# A function without types: no second series that says since when a counter counts.
+_without_created: Final[Any] = disable_created_metrics
+
+
+class _Address(click.ParamType[tuple[str, int]]):
+    name = "HOST:PORT"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value[0], value[1]
+        host, colon, port = str(value).rpartition(":")
+        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            self.fail(f"{value!r} is not HOST:PORT; write for example 0.0.0.0:8080", param, ctx)
+        return host.strip("[]"), int(port)
+
+
+class _Backoffs:
+    """Endless: while the API server is away the operator waits for it."""
+
+    def __iter__(self) -> Iterator[float]:
+        delay_s = 1.0
+        while True:
+            yield delay_s
+            delay_s = min(delay_s * 2, MAX_BACKOFF_S)
+
+
+@click.command(context_settings={"auto_envvar_prefix": "KVTIDE_OPERATOR", "show_default": True})
+@click.option("--namespace", "namespaces", multiple=True, help="Whose caches to look after; default: all.")
+@click.option(
+    "--metrics", type=_Address(), default="0.0.0.0:8080", help="Where Prometheus asks (port 0: any)."
+)
+@click.option("--probes", type=_Address(), default="0.0.0.0:8081", help="Where the kubelet asks.")
+@click.option("--lease-namespace", help="Where the Lease is kept; default: the pod's namespace.")
+@click.option("--identity", default=socket.gethostname, help="Name of this replica; default: the host's.")
+@click.option("--log-format", type=click.Choice(get_args(LogFormat)), default="json", help="How logs look.")
+def main(
+    namespaces: tuple[str, ...],
+    metrics: tuple[str, int],
+    probes: tuple[str, int],
+    lease_namespace: str | None,
+    identity: str,
+    log_format: LogFormat,
+) -> None:
+    """Keeps the TieredCaches of a Kubernetes cluster at the right size."""
+    set_up(log_format)
+    # It says of every event that its handler succeeded.
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    _without_created()
+    if lease_namespace is None:
+        if not _NAMESPACE_FILE.exists():
+            raise click.UsageError("outside a pod --lease-namespace is needed: where may the Lease be kept?")
+        lease_namespace = _NAMESPACE_FILE.read_text("ascii").strip()
+    options = Options(namespaces, metrics, probes, lease_namespace, identity)
+    try:
+        ended_well = asyncio.run(_serve(options))
+    except (CredentialsError, ListenError) as error:
+        raise click.ClickException(str(error)) from None
+    sys.exit(0 if ended_well else 1)
+
+
+async def _serve(options: Options) -> bool:
+    """Run until SIGTERM, SIGINT or a failure; whether it ended as asked."""
+    process = OperatorProcess(options, Controller)
+    try:
+        registry = _registry(process, await process.start())
+        await kopf.operator(
+            registry=registry,
+            settings=_settings(),
+            standalone=True,
+            clusterwide=not options.namespaces,
+            namespaces=options.namespaces,
+            stop_flag=process.ended,
+        )
+    finally:
+        await process.stop()
+    return process.failure is None
+
+
+def _registry(process: OperatorProcess, kinds: tuple[Kind, ...]) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry)(kopf.login_via_client)
+    for kind in kinds:
+        # Only `on.event`: every other handler writes annotations or finalizers onto the object.
+        kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)(
+            _handler(process, kind)
+        )
+
+    @kopf.on.startup(registry=registry)
+    async def lead(settings: kopf.OperatorSettings, **_: Any) -> None:
+        for kind in kinds:
+            if selector := selector_of(kind):
+                settings.watching.label_selectors[kind.group, kind.version, kind.plural] = selector
+        process.lead()
+
+    @kopf.on.cleanup(registry=registry)
+    async def stop(**_: Any) -> None:
+        await process.stop()
+
+    return registry
+
+
+def _handler(process: OperatorProcess, kind: Kind) -> Any:
+    async def heard(event: kopf.RawEvent, **_: Any) -> None:
+        process.heard(kind, event)
+
+    return heard
+
+
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 5
+    settings.networking.error_backoffs = _Backoffs()
+    settings.watching.server_timeout = WATCH_S
+    settings.watching.client_timeout = WATCH_S + WATCH_GRACE_S
+    settings.watching.connect_timeout = 5
+    settings.watching.inactivity_timeout = SILENCE_S
+    settings.queueing.idle_timeout = 1.0
+    settings.queueing.exit_timeout = 0.5
+    settings.process.ultimate_exiting_timeout = EXIT_LIMIT_S
+    return settings
