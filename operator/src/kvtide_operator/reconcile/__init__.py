@@ -1,0 +1,11 @@
+"""The controller: every TieredCache in its own rhythm of passes and rounds.
+
+access      ways in to nodes and Prometheus
+cache       one cache: a pass
+plans       its CachePlans
+controller  which caches there are, and when it is whose turn
+"""
+
+from kvtide_operator.reconcile.controller import Controller
+
+__all__ = ["Controller"]

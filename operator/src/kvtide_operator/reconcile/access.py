@@ -1,0 +1,134 @@
+"""Ways in: to the nodes of a cache, and to the Prometheus that it names."""
+
+import asyncio
+import os
+import ssl
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor as Threads
+from contextlib import contextmanager
+
+from kvtide_cachenode.client import NodeClient, NodeError
+from kvtide_operator.act.kubernetes.admin_token import admin_token
+from kvtide_operator.act.kubernetes.api import KubernetesApi
+from kvtide_operator.act.kubernetes.children import ADMIN_PORT, admin_secret, admin_secret_name
+from kvtide_operator.api.tieredcache import TieredCache
+from kvtide_operator.observe.nodes import node_state
+from kvtide_operator.observe.prometheus.query import PrometheusAccess
+from kvtide_operator.observe.prometheus.source import PrometheusSource
+from kvtide_operator.world.cluster import PodState
+from kvtide_operator.world.kinds import SECRET, CacheKey
+from kvtide_operator.world.nodes import NodeState
+
+
+class Nodes:
+    """The admin clients of a cache's nodes: one for every pod that has an address."""
+
+    def __init__(self, api: KubernetesApi, key: CacheKey) -> None:
+        self._api = api
+        self._key = key
+        self._token: str | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._by_url: dict[str, NodeClient] = {}
+        self.clients: Mapping[str, NodeClient] = {}
+
+    async def follow(self, cache: TieredCache, uid: str, pods: tuple[PodState, ...]) -> None:
+        """Know the pods there are now.
+
+        Raises:
+            ApiError: the token or the certificates cannot be read.
+        """
+        if self._token is None:
+            self._token = await admin_token(
+                self._api,
+                self._key,
+                admin_secret_name(cache),
+                lambda token: admin_secret(cache, uid, token),
+            )
+        tls = cache.spec.security.tls
+        if tls is not None and self._tls is None:
+            secret = await self._api.get(SECRET, self._key.namespace, tls.secret_ref.name)
+            self._tls = _context({name: b64decode(text) for name, text in secret["data"].items()})
+        scheme = "http" if tls is None else "https"
+        urls = {pod.name: _url(scheme, pod.ip) for pod in pods if pod.ip is not None}
+        for url in self._by_url.keys() - set(urls.values()):
+            await self._by_url.pop(url).close()
+        for url in set(urls.values()) - self._by_url.keys():
+            self._by_url[url] = NodeClient(url, self._token, self._tls)
+        self.clients = {name: self._by_url[url] for name, url in urls.items()}
+
+    async def ask(self) -> tuple[dict[str, NodeState], dict[str, str]]:
+        """What every node says of itself; and of the others, why they do not answer."""
+        names = list(self.clients)
+        answers = await asyncio.gather(*(self._ask(name) for name in names))
+        states = {
+            name: said for name, said in zip(names, answers, strict=True) if isinstance(said, NodeState)
+        }
+        silent = {name: said for name, said in zip(names, answers, strict=True) if isinstance(said, str)}
+        return states, silent
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for client in self._by_url.values():
+            await client.close()
+        self._by_url.clear()
+
+    async def _ask(self, name: str) -> NodeState | str:
+        try:
+            return node_state(name, await self.clients[name].status())
+        except NodeError as error:
+            return str(error)
+
+
+async def metrics_of(api: KubernetesApi, cache: TieredCache, threads: Threads) -> PrometheusSource | None:
+    """Where the cache's metrics are; None where it names no place.
+
+    Raises:
+        ApiError: a Secret that it names cannot be read.
+    """
+    spec = cache.spec
+    if spec.metrics is None:
+        return None
+    prometheus, namespace = spec.metrics.prometheus, cache.metadata.namespace
+
+    async def secret(name: str, key: str) -> str:
+        data = (await api.get(SECRET, namespace, name)).get("data", {})
+        return b64decode(data.get(key, "")).decode().strip()
+
+    token, authority = prometheus.auth_secret_ref, prometheus.ca_secret_ref
+    access = PrometheusAccess(
+        url=prometheus.url,
+        token=await secret(token.name, token.key) if token else None,
+        ca_pem=await secret(authority.name, authority.key) if authority else None,
+    )
+    return PrometheusSource(
+        access,
+        spec.engine.kind,
+        spec.metrics.selector,
+        stale_after_s=spec.metrics.stale_after,
+        executor=threads,
+    )
+
+
+def _url(scheme: str, ip: str) -> str:
+    return f"{scheme}://[{ip}]:{ADMIN_PORT}" if ":" in ip else f"{scheme}://{ip}:{ADMIN_PORT}"
+
+
+def _context(secret: Mapping[str, bytes]) -> ssl.SSLContext:
+    """Trusts the Secret's authority, and shows the nodes' own certificate; pods have no names to check."""
+    context = ssl.create_default_context(cadata=secret.get("ca.crt", secret["tls.crt"]).decode())
+    context.check_hostname = False
+    with _file(secret["tls.crt"]) as certificate, _file(secret["tls.key"]) as private_key:
+        context.load_cert_chain(certificate, private_key)
+    return context
+
+
+@contextmanager
+def _file(content: bytes) -> Iterator[str]:
+    """The content as a file for as long as it is read: the root file system may be read-only."""
+    file = os.memfd_create("pem")
+    try:
+        os.write(file, content)
+        yield f"/proc/self/fd/{file}"
+    finally:
+        os.close(file)

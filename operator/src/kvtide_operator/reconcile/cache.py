@@ -1,0 +1,305 @@
+"""One TieredCache on Kubernetes: passes that bring the cluster to its target, and what a round may decide."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from kvtide_operator.act.kubernetes.api import KubernetesApi
+from kvtide_operator.act.kubernetes.children import children, wanted_hash
+from kvtide_operator.act.kubernetes.events import Events
+from kvtide_operator.act.kubernetes.execute import Ending, Executor, Outcome
+from kvtide_operator.act.local import Resized
+from kvtide_operator.act.seen import Seen
+from kvtide_operator.act.status import remembered_holds, remembered_target, status_of, written
+from kvtide_operator.api.base import API_VERSION
+from kvtide_operator.api.conditions import condition
+from kvtide_operator.api.manifest import Manifest, ManifestError, linked
+from kvtide_operator.api.status import DecisionStatus
+from kvtide_operator.api.tierclass import TierClass
+from kvtide_operator.api.tieredcache import TieredCache
+from kvtide_operator.decide.converge import converge
+from kvtide_operator.decide.policy import Verdict
+from kvtide_operator.decide.situation import initial_target
+from kvtide_operator.decide.steps import Held, Pass, Refused, Step, Target
+from kvtide_operator.loop import Round
+from kvtide_operator.observe.watch_store import ObjectStore
+from kvtide_operator.planner.scenario import price_of
+from kvtide_operator.reconcile.access import Nodes
+from kvtide_operator.reconcile.plans import Plans
+from kvtide_operator.world.cluster import CacheWorld
+from kvtide_operator.world.kinds import SERVICE_MONITOR, TIER_CLASS, TIERED_CACHE, CacheKey, Raw
+
+MAX_NEWS: Final = 64
+"""Decisions that could not be written into the status yet; older ones are forgotten."""
+
+log = logging.getLogger("kvtide_operator.cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What a cache is looked after with.
+
+    Attributes:
+        namespace: where the operator's own pods are.
+        term: of this leader.
+    """
+
+    api: KubernetesApi
+    executor: Executor
+    events: Events
+    store: ObjectStore
+    namespace: str
+    term: int
+
+
+@dataclass
+class LiveCache:
+    """What is known of one cache between its passes; if it is lost, the world and the status say it again.
+
+    It is the `loop.Place` of the cache's rounds.
+
+    Attributes:
+        manifest: what is declared; None while that cannot be used.
+        last: the newest round.
+        target: what the cache shall hold.
+    """
+
+    key: CacheKey
+    hands: Hands
+    manifest: Manifest | None = None
+    last: Round | None = None
+    target: Target = field(default_factory=lambda: Target(0))
+    nodes: Nodes = field(init=False)
+    plans: Plans = field(init=False)
+    _known: bool = False
+    _raw: Raw = field(default_factory=dict)
+    _held: tuple[Held, ...] = ()
+    _refused: tuple[Refused, ...] = ()
+    _news: list[DecisionStatus] = field(default_factory=list)
+    _moves: list[DecisionStatus] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.nodes = Nodes(self.hands.api, self.key)
+        self.plans = Plans(self.hands.api, self.hands.store, self.key)
+
+    @property
+    def ssd_class(self) -> str | None:
+        """The first class that the spec names: volumes of another one would be other volumes."""
+        ssd = self.manifest.cache.spec.ssd if self.manifest else None
+        return ssd.classes[0] if ssd else None
+
+    @property
+    def decisions(self) -> Sequence[DecisionStatus]:
+        """The moves so far, newest first."""
+        return self._moves
+
+    @property
+    def approved(self) -> bool:
+        """Whether an approved plan still says what the newest one says."""
+        return self.plans.approved
+
+    async def act(self, verdict: Verdict, decision: DecisionStatus) -> Sequence[Resized]:
+        """Have passes bring the cache to the verdict's target from now on."""
+        self._news = [*self._news, decision][-MAX_NEWS:]
+        if verdict.action != "Hold":
+            self.target = verdict.target
+            self._moves.insert(0, decision)
+            await self.hands.events.record(self._raw, verdict.action, decision.reason)
+        return ()
+
+    async def run_pass(self) -> bool:
+        """Look at everything once and do what is to be done; whether the cache has settled.
+
+        Raises:
+            ApiError: the API server is not there, or refuses what every pass needs.
+            NotLeaderError: another operator leads by now.
+        """
+        now_s = time.time()
+        self._raw = self.hands.store.get(TIERED_CACHE, *self.key) or self._raw
+        try:
+            cache = TieredCache.model_validate(self._raw)
+        except ValidationError as error:
+            self.manifest = None
+            await self._write(_stalled(self._raw, _sentence(error), now_s))
+            return True
+        self._recall(cache)
+        world = self.hands.store.world(self.key, now_s)
+        done: Pass | None = None
+        problem: str | None = None
+        try:
+            self.manifest = self._linked(cache)
+            world, done = await self._converge(self.manifest, world, now_s)
+        except ManifestError as error:
+            self.manifest = None
+            problem = str(error)
+        await self._report(cache, world, done, problem)
+        return done is None or done.settled
+
+    async def close(self) -> None:
+        """Let go of the nodes."""
+        await self.nodes.close()
+
+    def _linked(self, cache: TieredCache) -> Manifest:
+        classes = {raw["metadata"]["name"]: raw for raw in self.hands.store.every(TIER_CLASS)}
+        named = {name for tier in cache.spec.tiers for name in tier.classes}
+        try:
+            models = {name: TierClass.model_validate(classes[name]) for name in named & classes.keys()}
+        except ValidationError as error:
+            raise ManifestError(f"a TierClass cannot be used: {_sentence(error)}") from None
+        return _one_ssd_class(linked(Path(str(self.key)), cache, models))
+
+    def _recall(self, cache: TieredCache) -> None:
+        """Begin where an earlier operator was, and stay within what the spec says now."""
+        if not self._known:
+            self._known = True
+            self.target = remembered_target(cache.status) or initial_target(cache.spec)
+            self._held = remembered_holds(cache.status)
+            self._moves = [
+                one for one in (cache.status.decisions if cache.status else ()) if one.action != "Hold"
+            ]
+        if cache.spec.scaling.mode == "Manual":
+            self.target = initial_target(cache.spec)
+        self.target = _within(self.target, cache)
+
+    async def _converge(self, manifest: Manifest, world: CacheWorld, now_s: float) -> tuple[CacheWorld, Pass]:
+        cache, hands = manifest.cache, self.hands
+        uid = cache.metadata.uid
+        await self.nodes.follow(cache, uid, world.pods)
+        states, silent = await self.nodes.ask()
+        world = replace(world, nodes=states, silent=silent)
+        ssd_class = manifest.classes[self.ssd_class].spec if self.ssd_class else None
+        done = converge(
+            world,
+            self.target,
+            cache.spec,
+            name=self.key.name,
+            held=self._held,
+            now_s=now_s,
+            term=hands.term,
+            template_hash=wanted_hash(cache, has_ssd=ssd_class is not None, ssd_class=ssd_class),
+            refused=self._refused,
+            volume=ssd_class.volume if ssd_class else None,
+            target_since_s=self._moves[0].time if self._moves else 0.0,
+        )
+        manifests = children(
+            cache,
+            uid,
+            done.stateful_set,
+            ssd_class=ssd_class,
+            operator_namespace=hands.namespace,
+            has_service_monitors=SERVICE_MONITOR in hands.store.kinds,
+        )
+        applied = await hands.executor.apply(manifests)
+        taken = await hands.executor.take(self.key, done.steps, self.nodes.clients)
+        self._held = done.held
+        await self._learn((*applied, *taken))
+        return world, done
+
+    async def _learn(self, outcomes: tuple[Outcome, ...]) -> None:
+        self._refused = tuple(
+            Refused(outcome.what, outcome.sentence)
+            for outcome in outcomes
+            if outcome.ending is Ending.REFUSED and isinstance(outcome.what, Step)
+        )
+        for outcome in outcomes:
+            if outcome.ending is Ending.REFUSED:
+                await self.hands.events.record(self._raw, "Refused", outcome.sentence, kind="Warning")
+            elif outcome.ending is Ending.FAILED:
+                log.warning("A step failed", extra={"cache": str(self.key), "reason": outcome.sentence})
+
+    async def _report(
+        self, cache: TieredCache, world: CacheWorld, done: Pass | None, problem: str | None
+    ) -> None:
+        last = self.last
+        await self.plans.review(
+            cache, self.target, settled=done is not None and done.settled, at_s=world.at_s
+        )
+        for held in done.held if done else ():
+            await self.hands.events.record(
+                self._raw, "ResizeGivenUp", f"{held.pod}: {held.reason}", kind="Warning"
+            )
+        seen = Seen(
+            cache=cache,
+            world=world,
+            target=self.target,
+            done=done,
+            problem=problem,
+            prices=_prices(self.manifest),
+            prefix_hit_ratio=last.demand.seen_prefix_hit_ratio if last and last.demand else None,
+            metrics=last.metrics if last else None,
+            plan=last.plan if last else None,
+            plan_name=self.plans.newest,
+            no_plan="; ".join(last.notes) or last.verdict.reason if last and last.plan is None else None,
+            prediction_error=last.noise if last else None,
+            decisions=tuple(self._news),
+        )
+        await self._write(written(status_of(seen)))
+        self._news.clear()
+
+    async def _write(self, status: dict[str, Any]) -> None:
+        if status == self._raw.get("status"):
+            return
+        manifest = {
+            "apiVersion": API_VERSION,
+            "kind": "TieredCache",
+            "metadata": {"namespace": self.key.namespace, "name": self.key.name},
+            "status": status,
+        }
+        self.hands.store.put(TIERED_CACHE, await self.hands.api.apply_status(manifest))
+
+
+def _one_ssd_class(manifest: Manifest) -> Manifest:
+    """Only the first SSD class, since volumes do not change theirs."""
+    spec = manifest.cache.spec
+    if spec.ssd is None or len(spec.ssd.classes) == 1:
+        return manifest
+    ssd = spec.ssd.model_copy(update={"classes": spec.ssd.classes[:1]})
+    cache = manifest.cache.model_copy(update={"spec": spec.model_copy(update={"tiers": (spec.dram, ssd)})})
+    return replace(manifest, cache=cache)
+
+
+def _within(target: Target, cache: TieredCache) -> Target:
+    dram, ssd = cache.spec.dram.capacity, cache.spec.ssd
+    dram_bytes = min(max(target.dram_bytes, dram.min), dram.max)
+    if ssd is None:
+        return Target(dram_bytes)
+    ssd_bytes = min(max(target.ssd_bytes, ssd.capacity.min), ssd.capacity.max)
+    ttl_s = target.ttl_s
+    if ttl_s is not None:
+        ttl_s = min(max(ttl_s, ssd.ttl.min), ssd.ttl.max)
+    return Target(dram_bytes, ssd_bytes, ttl_s)
+
+
+def _prices(manifest: Manifest | None) -> dict[Any, Any]:
+    if manifest is None:
+        return {}
+    return {
+        tier.medium: price_of(manifest.classes[tier.classes[0]]).per_hour
+        for tier in manifest.cache.spec.tiers
+    }
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def _stalled(raw: Raw, sentence: str, now_s: float) -> dict[str, Any]:
+    """The status as it was, but for the sentence on what is wrong with the spec."""
+    status = dict(raw.get("status", {}))
+    generation = raw["metadata"].get("generation")
+    stalled = condition("Stalled", "True", "InvalidSpec", sentence, at_s=now_s, generation=generation)
+    before = [one for one in status.get("conditions", ()) if one.get("type") == "Stalled"]
+    if before and (before[0]["status"], before[0].get("message")) == ("True", stalled.message):
+        return status
+    others = [one for one in status.get("conditions", ()) if one.get("type") != "Stalled"]
+    return {
+        **status,
+        "conditions": [*others, stalled.model_dump(mode="json", by_alias=True, exclude_none=True)],
+    }
