@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links
 
 $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,6 +24,10 @@ demo: $(READY) ## Watch two cache nodes being sized for a workload (TRACE=FILE p
 test: $(READY) ## Run the tests
 	@$(BIN)/pytest -q -n 2 --dist loadfile $(ARGS)
 
+.PHONY: e2e
+e2e: $(READY) ## Run the end-to-end tests on KUBECONFIG's cluster, or on one of their own (root; 15 minutes to build it once)
+	@PYTHON=$(BIN)/python e2e/run $(ARGS)
+
 .PHONY: check
 check: $(READY) ## Format, lint, types, layers
 	@$(BIN)/ruff format --check .
@@ -37,8 +43,10 @@ format: $(READY) ## Format the code and apply safe fixes
 .PHONY: lock
 lock: $(READY) ## Pin the newest allowed versions of all dependencies into requirements.lock
 	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links pyproject.toml --group dev --output-file requirements.lock
+	@$(COMPILE) --upgrade pyproject.toml --group dev --output-file requirements.lock
+	@$(COMPILE) --constraint requirements.lock pyproject.toml --output-file operator/requirements.lock
+	@$(COMPILE) --constraint requirements.lock cachenode/requirements.in --output-file cachenode/requirements.lock
+	@echo hatchling | $(COMPILE) --constraint requirements.lock - --output-file operator/build.lock
 
 .PHONY: clean
 clean: ## Remove the virtual environment and caches
