@@ -23,7 +23,8 @@ from kvtide_operator.api.manifest import Manifest, load_manifest
 from kvtide_operator.api.objective import Scaling
 from kvtide_operator.cli import demo
 from kvtide_operator.cli.assemble import local_loop
-from kvtide_operator.planner.scenario import price_of, scenario_from
+from kvtide_operator.planner.prices import price_of
+from kvtide_operator.planner.scenario import scenario_from
 from kvtide_operator.replay.player import ReplayOptions, replay
 from kvtide_operator.replay.targets import parse_targets
 from kvtide_operator.simulate.configuration import Configuration

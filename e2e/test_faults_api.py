@@ -9,7 +9,7 @@ from e2e.client import new_api
 from e2e.faulty import FAILURES, Failure, FaultyApi
 from e2e.kubectl import apply, get, kubectl, until
 from e2e.operator_process import operator
-from e2e.test_process import TIER_CLASS, cache, is_ready, no_children
+from e2e.test_process import READY_S, TIER_CLASS, cache, is_ready, no_children
 from kvtide_operator.act.kubernetes.errors import (
     ApiError,
     ConflictError,
@@ -19,6 +19,8 @@ from kvtide_operator.act.kubernetes.errors import (
     UnavailableError,
 )
 from kvtide_operator.world.kinds import CONFIG_MAP
+
+pytestmark = pytest.mark.timeout(240)
 
 FIRST_WRITES = 40
 """More than a new cache takes until it is ready."""
@@ -85,7 +87,7 @@ async def settled(
             running = await started.__aenter__()
         try:
             assert running.process.returncode is None
-            await until("the cache to be ready", lambda: is_ready(namespace), 90)
+            await until("the cache to be ready", lambda: is_ready(namespace), READY_S)
             children = {
                 kind: shape(await get(kind, "chat", namespace)) for kind in CHILDREN if kind != "configmap"
             }
@@ -102,7 +104,7 @@ async def test_every_other_write_fails_and_the_cache_becomes_the_same(
 ) -> None:
     """All first attempts of single steps fail once; retries and later passes have to make up for it."""
     well, _ = await settled(tmp_path, namespace, node_image, monkeypatch)
-    await until("the children to be gone", lambda: no_children(namespace), 60)
+    await until("the children to be gone", lambda: no_children(namespace), READY_S)
     faults = dict.fromkeys(range(1, FIRST_WRITES, 2), failure)
     ill, seen = await settled(tmp_path, namespace, node_image, monkeypatch, fail_at=faults)
     assert any(call.failed for call in seen)

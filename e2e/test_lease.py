@@ -14,6 +14,8 @@ import pytest
 
 from kvtide_operator.act.kubernetes.lease import DURATION_S, JITTER, RENEW_DEADLINE_S, RETRY_S
 
+pytestmark = pytest.mark.timeout(240)
+
 CANDIDATE = Path(__file__).with_name("lease_candidate.py")
 SLACK_S = 3.0
 """For two busy cores and a call to the API server."""

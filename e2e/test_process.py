@@ -13,7 +13,11 @@ from e2e.faulty import FaultyApi, is_own_write
 from e2e.kubectl import apply, get, kubectl, until
 from e2e.operator_process import Operator, operator
 
+pytestmark = pytest.mark.timeout(240)
+
 EXIT_S = 10.0
+READY_S = 120.0
+"""For two cores that do other things, too; on idle ones it takes about 10 s."""
 
 
 def cache(namespace: str, image: str) -> dict[str, Any]:
@@ -81,7 +85,7 @@ async def test_it_watches_its_own_and_leaves_the_users_object_alone(
         monkeypatch.setenv("KUBECONFIG", str(proxy.write_kubeconfig(tmp_path / "kubeconfig")))
         async with operator(tmp_path, namespace):
             monkeypatch.undo()
-            await until("the cache to be ready", lambda: is_ready(namespace), 60)
+            await until("the cache to be ready", lambda: is_ready(namespace), READY_S)
             lists = [seen.target for seen in proxy.seen if not seen.writes]
             for resource in ("pods", "statefulsets", "persistentvolumeclaims", "services", "configmaps"):
                 asked = [target for target in lists if f"/namespaces/{namespace}/{resource}?" in target]
@@ -109,9 +113,9 @@ async def test_a_deleted_cache_takes_its_children_with_it_while_no_operator_runs
 ) -> None:
     await apply(TIER_CLASS, cache(namespace, node_image))
     async with operator(tmp_path, namespace):
-        await until("the cache to be ready", lambda: is_ready(namespace), 60)
+        await until("the cache to be ready", lambda: is_ready(namespace), READY_S)
     await kubectl("-n", namespace, "delete", "tieredcache", "chat")
-    await until("the children to be gone", lambda: no_children(namespace), 60)
+    await until("the children to be gone", lambda: no_children(namespace), READY_S)
 
 
 async def is_ready(namespace: str) -> bool:

@@ -24,9 +24,7 @@ NAMESPACED = {
 CLUSTER = {
     ("kvtide.dev", "tierclasses"): {"get", "list", "watch"},
     ("storage.k8s.io", "storageclasses"): {"get", "list", "watch"},
-    ("apiextensions.k8s.io", "customresourcedefinitions"): {"get", "list", "watch"},
 }
-NAMESPACES = {("", "namespaces"): {"get", "list", "watch"}}
 LEASES = {("coordination.k8s.io", "leases"): {"create", "get", "update"}}
 
 Rights = dict[tuple[str, str], set[str]]
@@ -66,7 +64,7 @@ def test_all_namespaces(render) -> None:
 def test_some_namespaces(render) -> None:
     given = bound(render({"watchNamespaces": ["a", "b"]}), "kvtide", "kvtide-system")
     assert given == {
-        "": CLUSTER | NAMESPACES,
+        "": CLUSTER,
         "a": NAMESPACED,
         "b": NAMESPACED,
         "kvtide-system": LEASES,

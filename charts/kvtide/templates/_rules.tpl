@@ -53,12 +53,4 @@ their cache by owner references, so that most need no delete; a user's spec is n
 - apiGroups: [storage.k8s.io]
   resources: [storageclasses]
   verbs: [get, list, watch]
-- apiGroups: [apiextensions.k8s.io]
-  resources: [customresourcedefinitions]
-  verbs: [get, list, watch]
-{{- if .Values.watchNamespaces }}
-- apiGroups: [""]
-  resources: [namespaces]
-  verbs: [get, list, watch]
-{{- end }}
 {{- end -}}

@@ -9,8 +9,8 @@ from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.decide.situation import initial_target
 from kvtide_operator.loop import Loop
 from kvtide_operator.observe.nodes import NodeObserver
+from kvtide_operator.planner.prices import price_of
 from kvtide_operator.planner.process import Planner
-from kvtide_operator.planner.scenario import price_of
 from kvtide_operator.workload.trace import Trace
 
 

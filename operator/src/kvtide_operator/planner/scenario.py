@@ -7,17 +7,17 @@ from kvtide_operator.api import tierclass
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import CatalogueProfile
+from kvtide_operator.planner.prices import price_of
 from kvtide_operator.simulate.engine_profile import EngineProfile, ProfileError, parse_profile
 from kvtide_operator.simulate.media import Bandwidth, MediumSpeed
 from kvtide_operator.simulate.model import geometry
 from kvtide_operator.simulate.pool import Offload, Routing
-from kvtide_operator.simulate.prices import GIB, Ladder, Price, Rung, VolumeSizes
+from kvtide_operator.simulate.prices import VolumeSizes
 from kvtide_operator.simulate.profiles import find_profile
 from kvtide_operator.simulate.scenario import Scenario, SsdClass
 from kvtide_operator.simulate.ssd import WriteAdmission
 from kvtide_operator.workload.trace import Trace
 
-MB = 1_000_000
 
 _OFFLOAD: dict[str, Offload] = {
     "WriteThrough": "writeThrough",
@@ -94,22 +94,6 @@ def engine_profile(manifest: Manifest) -> EngineProfile:
     except OSError as error:
         raise ProfileError(f"engine profile {path}: {error.strerror or error}") from None
     return parse_profile(data, str(path))
-
-
-def price_of(tier_class: TierClass) -> Price:
-    """The price of a class as the simulator takes it."""
-    price = tier_class.spec.price
-    throughput = [Rung(step.above / MB, step.per_m_bps_hour) for step in price.throughput]
-    iops = [Rung(step.above, step.per_iops_hour) for step in price.iops]
-    return Price(
-        currency=price.currency,
-        capacity=Ladder.up_to(
-            "price.capacity",
-            [(step.up_to and step.up_to / GIB, step.per_gi_b_hour) for step in price.capacity],
-        ),
-        throughput=Ladder("price.throughput", tuple(throughput)) if throughput else None,
-        iops=Ladder("price.iops", tuple(iops)) if iops else None,
-    )
 
 
 def _ssd_class(tier_class: TierClass) -> SsdClass:

@@ -28,7 +28,7 @@ from kvtide_operator.decide.situation import initial_target
 from kvtide_operator.decide.steps import Held, Pass, Refused, Step, Target
 from kvtide_operator.loop import Round
 from kvtide_operator.observe.watch_store import ObjectStore
-from kvtide_operator.planner.scenario import price_of
+from kvtide_operator.planner.prices import price_of
 from kvtide_operator.reconcile.access import Nodes
 from kvtide_operator.reconcile.plans import Plans
 from kvtide_operator.world.cluster import CacheWorld

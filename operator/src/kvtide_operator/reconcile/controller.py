@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 from kvtide_operator.act.kubernetes.errors import ApiError, NotLeaderError
 from kvtide_operator.loop import Loop, Round
 from kvtide_operator.observe.nodes import NodeObserver
+from kvtide_operator.planner.prices import price_of
 from kvtide_operator.planner.process import Planner
-from kvtide_operator.planner.scenario import price_of
 from kvtide_operator.process import Surroundings
 from kvtide_operator.reconcile.access import metrics_of
 from kvtide_operator.reconcile.cache import Hands, LiveCache
