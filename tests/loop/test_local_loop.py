@@ -4,12 +4,15 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kvtide_operator.act.local import LocalPlace, PlaceError
 from kvtide_operator.api.manifest import Manifest, load_manifest
+from kvtide_operator.api.tierclass import TierClass
+from kvtide_operator.api.tieredcache import Capacity, Objective, SsdTier
 from kvtide_operator.cli.assemble import local_loop
 from kvtide_operator.decide.steps import Target
 from kvtide_operator.replay.player import ReplayOptions, replay
@@ -142,3 +145,53 @@ def nodes() -> Iterator[int]:
         for pid in (task / "children").read_text().split():
             if b"kvtide_cachenode" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 yield int(pid)
+
+
+@pytest.fixture
+def with_ssd(manifest: Manifest) -> Manifest:
+    ssd = SsdTier.model_validate(
+        {
+            "name": "ssd",
+            "medium": "SSD",
+            "classes": ["ssd-scaled"],
+            "capacity": {"initial": 0, "min": 0, "max": "4Gi", "step": "1Mi"},
+            "ttl": {"min": "0s", "max": "1h"},
+        }
+    )
+    speed = {"base": "1G", "floor": "1G", "ceiling": "1G"}
+    tier_class = TierClass.model_validate(
+        {
+            "apiVersion": "kvtide.dev/v1alpha1",
+            "kind": "TierClass",
+            "metadata": {"name": "ssd-scaled"},
+            "spec": {
+                "medium": "SSD",
+                "price": {"capacity": [{"perGiBHour": "0.3"}]},
+                "speed": {"read": speed, "write": speed},
+                "volume": {"step": "1Mi"},
+            },
+        }
+    )
+    spec = manifest.cache.spec
+    small = Capacity(initial=16 * MI, min=16 * MI, max=16 * MI)
+    dram = spec.dram.model_copy(update={"capacity": small})
+    spec = spec.model_copy(update={"tiers": (dram, ssd), "objective": Objective(prefer="Latency")})
+    cache = manifest.cache.model_copy(update={"spec": spec})
+    return replace(manifest, cache=cache, classes={**manifest.classes, "ssd-scaled": tier_class})
+
+
+async def test_the_loop_turns_an_ssd_tier_on(with_ssd: Manifest, workload: Trace) -> None:
+    clock = Clock()
+    async with local_loop(with_ssd, clock=clock) as (loop, place):
+        first = await loop.run_once()
+        assert [node.ssd and node.ssd.capacity_bytes for node in first.world.nodes] == [0, 0]
+        await play(workload, place, clock)
+        clock.now_s += 100
+        seen = await loop.run_once()
+        assert seen.decision.action == "Grow", seen.decision.reason
+        assert seen.decision.after.ssd
+        after = await loop.run_once()
+        share = seen.decision.after.ssd // 2 // 4096 * 4096
+        assert [node.ssd and node.ssd.capacity_bytes for node in after.world.nodes] == [share, share]
+        assert {node.ttl_s.other for node in after.world.nodes if node.ttl_s} == {seen.decision.after.ttl}
+        assert place.decisions[0] == seen.decision
