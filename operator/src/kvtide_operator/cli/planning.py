@@ -1,7 +1,7 @@
 """Plans a trace under a manifest, and says so as the JSON document of `kvtide plan`."""
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.plan.bounds import bounds_of
@@ -14,10 +14,13 @@ from kvtide_operator.plan.periods import regret
 from kvtide_operator.plan.search import Search, run_search
 from kvtide_operator.plan.selector import select, write_through_warning
 from kvtide_operator.plan.space import SearchSpace
-from kvtide_operator.plan.trace_plan import GroupPlan, PlanOptions, TracePlan, plan_groups, plan_trace
+from kvtide_operator.plan.trace_plan import PlanOptions, TracePlan, plan_trace
 from kvtide_operator.plan.workers import Workers
 from kvtide_operator.planner.goal import options_of, space_of
 from kvtide_operator.simulate.evaluator import Evaluator
+
+if TYPE_CHECKING:
+    from kvtide_operator.plan.group_plan import GroupPlan
 
 GIB = 1 << 30
 
@@ -127,7 +130,8 @@ def _grouped(
     space: SearchSpace,
     groups: int,
     seed: int,
-) -> GroupPlan | None:
+) -> "GroupPlan | None":
+    from kvtide_operator.plan.group_plan import plan_groups  # its solver takes half a second to import
 
     configuration = plan.selection.chosen.configuration
     stream = miss_stream(evaluator.cache(configuration.dram_bytes, configuration.instances))
@@ -142,7 +146,7 @@ def _grouped(
     )
 
 
-def _groups_note(grouped: GroupPlan | None) -> str:
+def _groups_note(grouped: "GroupPlan | None") -> str:
     if grouped is None:
         return "no TTL groups: the chosen point keeps nothing on SSD"
     uniform, best = grouped.tuning.uniform.independent_hits, grouped.tuning.best.independent_hits

@@ -4,12 +4,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from kvtide_operator.plan.hypervolume import Bounds
+from kvtide_operator.plan.space import SearchSpace
 from kvtide_operator.simulate.scenario import Scenario, SsdClass
 from kvtide_operator.simulate.step_times import StepTables, prefill_chunk_s
 from kvtide_operator.workload.trace import Trace
-
-from .hypervolume import Bounds
-from .space import SearchSpace
 
 LONGEST_TTFT = 10
 """Upper bound of the TTFT in units of a prefill on an idle engine without any cache."""

@@ -13,10 +13,10 @@ from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.operators.sampling.rnd import IntegerRandomSampling
 from pymoo.optimize import minimize
 
-from .explorer import Explorer
-from .hypervolume import Bounds
-from .outcome import Candidate, objectives_of
-from .space import SearchSpace
+from kvtide_operator.plan.explorer import Explorer
+from kvtide_operator.plan.hypervolume import Bounds
+from kvtide_operator.plan.outcome import Candidate, objectives_of
+from kvtide_operator.plan.space import SearchSpace
 
 LATTICE = 64
 """Values of DRAM and of TTL beyond the first, as in our own search."""

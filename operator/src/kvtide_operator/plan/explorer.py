@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Iterable
 
+from kvtide_operator.plan.outcome import Candidate, Outcome
+from kvtide_operator.plan.workers import Workers
 from kvtide_operator.simulate.configuration import Configuration
-
-from .outcome import Candidate, Outcome
-from .workers import Workers
 
 Progress = Callable[[int, int], None]
 """Called with the evaluations done and the evaluations allowed."""

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from .miss_stream import MissStream
-from .retention import RetentionCurve
+from kvtide_operator.plan.miss_stream import MissStream
+from kvtide_operator.plan.retention import RetentionCurve
 
 MIN_GAIN = 0.01
 """Group TTLs that gain less than this on the past they were fitted to lose on the future more often than not:

@@ -3,9 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from kvtide_operator.plan.miss_stream import MissStream
 from kvtide_operator.workload.trace import Trace
-
-from .miss_stream import MissStream
 
 MAX_GROUPS = 126
 """Subtrees besides the residual: groups are int8."""

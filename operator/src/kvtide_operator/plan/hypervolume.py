@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymoo.indicators.hv import HV
 
-from .outcome import OBJECTIVES, Candidate, objectives_of
+from kvtide_operator.plan.outcome import OBJECTIVES, Candidate, objectives_of
 
 REFERENCE = 1.01
 """Every axis of the reference point. A little beyond the worst bound, so that a point on the bound counts."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .outcome import Candidate
+from kvtide_operator.plan.outcome import Candidate
 
 Plan = Callable[[int], tuple[Candidate, bool]]
 """The cheapest point with a number of engines, and whether it keeps the constraints."""

@@ -8,14 +8,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from kvtide_operator.plan.explorer import Explorer
+from kvtide_operator.plan.grid import even
+from kvtide_operator.plan.hypervolume import REFERENCE, Bounds, dominated_volume
+from kvtide_operator.plan.outcome import objectives_of
+from kvtide_operator.plan.pareto import non_dominated
+from kvtide_operator.plan.space import SearchSpace
 from kvtide_operator.simulate.configuration import Configuration
-
-from .explorer import Explorer
-from .grid import even
-from .hypervolume import REFERENCE, Bounds, dominated_volume
-from .outcome import objectives_of
-from .pareto import non_dominated
-from .space import SearchSpace
 
 LATTICE = 64
 """Cells are bisected down to this fraction of each range: 64 GiB and 56 s of Kareto's own ranges."""

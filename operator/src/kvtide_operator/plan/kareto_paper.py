@@ -5,11 +5,11 @@ from fractions import Fraction
 from itertools import pairwise
 from math import isinf
 
-from .explorer import Explorer
-from .grid import even
-from .hypervolume import Bounds
-from .outcome import Outcome
-from .space import SearchSpace
+from kvtide_operator.plan.explorer import Explorer
+from kvtide_operator.plan.grid import even
+from kvtide_operator.plan.hypervolume import Bounds
+from kvtide_operator.plan.outcome import Outcome
+from kvtide_operator.plan.space import SearchSpace
 
 Spot = tuple[Fraction, Fraction]
 """DRAM and TTL as fractions of their ranges."""

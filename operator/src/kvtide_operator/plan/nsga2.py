@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from .explorer import Explorer
-from .hypervolume import Bounds
-from .space import SearchSpace
+from kvtide_operator.plan.explorer import Explorer
+from kvtide_operator.plan.hypervolume import Bounds
+from kvtide_operator.plan.space import SearchSpace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .outcome import Candidate, objectives_of
+from kvtide_operator.plan.outcome import Candidate, objectives_of
 
 
 def non_dominated(objectives: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kvtide_operator.plan.outcome import Candidate, Outcome
+from kvtide_operator.plan.selector import Constraints, Prefer, select
+from kvtide_operator.plan.workers import Evaluate
 from kvtide_operator.workload.trace import Trace
-
-from .outcome import Candidate, Outcome
-from .selector import Constraints, Prefer, select
-from .workers import Evaluate
 
 WEEK_S = 7 * 24 * 3600.0
 

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from .explorer import BudgetSpentError, Explorer, Progress, no_progress
-from .grid import Grid
-from .hypervolume import Bounds, Hypervolume, hypervolume
-from .kareto import Kareto
-from .kareto_paper import KaretoPaper
-from .nsga2 import Nsga2
-from .outcome import Candidate
-from .pareto import frontier
-from .space import SearchSpace
-from .workers import Workers
+from kvtide_operator.plan.explorer import BudgetSpentError, Explorer, Progress, no_progress
+from kvtide_operator.plan.grid import Grid
+from kvtide_operator.plan.hypervolume import Bounds, Hypervolume, hypervolume
+from kvtide_operator.plan.kareto import Kareto
+from kvtide_operator.plan.kareto_paper import KaretoPaper
+from kvtide_operator.plan.nsga2 import Nsga2
+from kvtide_operator.plan.outcome import Candidate
+from kvtide_operator.plan.pareto import frontier
+from kvtide_operator.plan.space import SearchSpace
+from kvtide_operator.plan.workers import Workers
 
 
 class Search(Protocol):

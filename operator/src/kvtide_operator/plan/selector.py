@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from .outcome import Candidate, Outcome, objectives_of
-from .pareto import frontier
+from kvtide_operator.plan.outcome import Candidate, Outcome, objectives_of
+from kvtide_operator.plan.pareto import frontier
 
 Prefer = Literal["Cost", "Latency", "Throughput", "Balanced"]
 

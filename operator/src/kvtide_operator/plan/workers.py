@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
+from kvtide_operator.plan.outcome import Outcome
 from kvtide_operator.simulate.configuration import Configuration
-
-from .outcome import Outcome
 
 Evaluate = Callable[[Configuration], Outcome]
 """A pure function: the same configuration gives the same outcome in any process."""
