@@ -86,12 +86,14 @@ class Cluster(Kubernetes):
         ssd_used = len(disk.ssd_entries) * ENTRY_BYTES
         shrinks_s = self.now_s - node.shrinks_since_s if node.resident > node.capacity else None
         ssd = (
-            SsdState(disk.ssd_bytes, ssd_used, ssd_for(pod.claim.actual) + 32 * MI) if node.has_ssd else None
+            SsdState(disk.ssd_bytes, ssd_used, self.file_system_bytes or ssd_for(pod.claim.actual) + 32 * MI)
+            if node.has_ssd
+            else None
         )
         return NodeState(
             name_of(pod), node.capacity, node.used, node.resident, len(node.entries),
-            capacity_for(pod.actual), ssd, node.ttl if node.has_ssd else None, shrinks_s, disk.node_id, 6379,
-            disk.topology, node.emptied, disk.version, disk.version,
+            capacity_for(node.sees_limit or pod.actual), ssd, node.ttl if node.has_ssd else None, shrinks_s,
+            disk.node_id, 6379, disk.topology, node.emptied, disk.version, disk.version,
         )  # fmt: skip
 
     # The operator.
@@ -263,6 +265,29 @@ class Cluster(Kubernetes):
                 return made
             self.tick()
         raise AssertionError(f"does not settle: {made.waiting} {made.steps} held {made.held}")
+
+    def settle_to(self, dram_mib, ssd_mib=0):
+        """A new target, and what was done on the way to it in ``log``; the last pass."""
+        self.log.clear()
+        self.retarget(Target(dram_mib * MI, ssd_mib * MI))
+        return self.settle()
+
+    def run(self, ticks):
+        """Go on for a while, settled or not; the last pass."""
+        for _ in range(ticks):
+            made = self.work()
+            self.tick()
+        return made
+
+    def order(self, pod="chat-0"):
+        """What was done with one pod, in short."""
+        done = []
+        for step in self.log:
+            if isinstance(step, TellNode) and step.pod == pod:
+                done.append(("node", step.document.capacity.dram // MI))
+            elif isinstance(step, ResizePod) and step.pod == pod:
+                done.append(("pod", step.memory_bytes))
+        return done
 
     # What must hold at every moment.
 

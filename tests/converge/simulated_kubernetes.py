@@ -60,6 +60,7 @@ class Kubernetes:
         self.pods, self.claims = {}, {}
         self.no_pods = False
         self.expandable, self.expansion_fails = True, None
+        self.file_system_bytes = None  # where it has less room than its volume says
 
     def tick(self):
         self.now_s += TICK_S

@@ -26,6 +26,7 @@ class Disk:
     node_id: str = field(default_factory=lambda: f"{next(uids):040x}")
     dram_bytes: int | None = None
     version: Version | None = None
+    document: object = None
     topology: object = None
     ssd_bytes: int = 0
     ssd_entries: set = field(default_factory=set)
@@ -46,6 +47,7 @@ class Node:
         self.mover_until_s = 0.0
         self.emptied = True
         self.silent = False
+        self.sees_limit = None  # where it lags behind its cgroup
         if disk.topology is not None:
             self.adopt(disk.topology, 0.0)
 
@@ -84,6 +86,8 @@ class Node:
         version = Version(document.term, document.generation)
         if known is not None and (version.term, version.generation) < (known.term, known.generation):
             raise RefusedError(f"older than {known}")
+        if version == known and document != self.disk.document:
+            raise RefusedError(f"another document of {known}")
         dram, ssd = document.capacity.dram, document.capacity.ssd
         if dram is not None and dram > capacity_for(self.pod.actual):
             raise RefusedError("409 above the limit")
@@ -95,7 +99,7 @@ class Node:
             self.adopt(topology, now_s)
         if document.ttl_s is not None:
             self.ttl = document.ttl_s
-        self.disk.version = version
+        self.disk.version, self.disk.document = version, document
         if dram is not None:
             self.capacity = self.disk.dram_bytes = dram
             while self.used > dram:

@@ -29,7 +29,8 @@ class PodState:
         restarts: of the node's container.
         wanted_memory_bytes: the container's memory limit in the spec.
         memory_bytes: the limit that the container really has; None while it does not run.
-        resize: a resize that is not through, None when there is none.
+        resize: a resize that is not through, None when there is none. One that the kubelet has not looked at
+            yet (``status.observedGeneration`` is behind) is not through.
     """
 
     name: str

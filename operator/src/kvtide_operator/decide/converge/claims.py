@@ -1,11 +1,15 @@
 """Volumes: a claim grows, then what the node puts there; a smaller tier holds at once, its volume stays."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from kvtide_operator.api.quantity import format_quantity
 from kvtide_operator.decide.converge.view import Seat, View
 from kvtide_operator.decide.split import ssd_for
 from kvtide_operator.decide.steps import ExpandClaim
+from kvtide_operator.world.nodes import SsdState
+
+ROOM_STEP_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ def next_claim(view: View, seat: Seat, *, may_shrink: bool) -> ClaimStep:
         waiting = f"volume {claim.name} is asked for {format_quantity(needed)}"
     elif claim.actual_bytes < min(claim.wanted_bytes, needed) and claim.problem is None:
         waiting = f"volume {claim.name} grows to {format_quantity(claim.wanted_bytes)}"
-    goal = min(view.sizes.ssd_bytes, ssd_for(claim.actual_bytes))
+    goal = _goal_bytes(view, claim.actual_bytes, ssd, final=not waiting)
     if goal < has and not may_shrink:
         return ClaimStep(has, expand, waiting or f"the SSD tier of {seat.name} shrinks with the others")
     if goal > has and goal > ssd.max_bytes:
@@ -42,14 +46,27 @@ def next_claim(view: View, seat: Seat, *, may_shrink: bool) -> ClaimStep:
     return ClaimStep(goal, expand, waiting)
 
 
+def _goal_bytes(view: View, volume_bytes: int, ssd: SsdState, *, final: bool) -> int:
+    """What of a node's share its volume has room for.
+
+    Once the volume is as large as it gets (``final``), its file system has the last word, in large steps, so
+    that what it says may tremble.
+    """
+    goal = min(view.sizes.ssd_bytes, ssd_for(volume_bytes))
+    if final and goal > ssd.max_bytes:
+        return max(min(ssd.capacity_bytes, goal), ssd.max_bytes // ROOM_STEP_BYTES * ROOM_STEP_BYTES)
+    return goal
+
+
 def lacks_ssd(view: View, seat: Seat) -> bool:
     """Whether a node's SSD tier has yet to grow, and will."""
     claim, node = seat.claim, seat.node
     if node is None or node.ssd is None or claim is None or claim.actual_bytes is None:
         return False
     grows = claim.expandable and claim.problem is None and seat.name not in view.held
-    goal = view.sizes.ssd_bytes if grows else min(view.sizes.ssd_bytes, ssd_for(claim.actual_bytes))
-    return node.ssd.capacity_bytes < goal
+    if grows and claim.actual_bytes < (view.sizes.claim_bytes or 0):
+        return True
+    return node.ssd.capacity_bytes < _goal_bytes(view, claim.actual_bytes, node.ssd, final=True)
 
 
 def claim_template_bytes(view: View) -> int | None:

@@ -92,14 +92,19 @@ def _claim_trouble(
     seat: Seat, sizes: NodeSizes, before: Held | None, refused: Sequence[Refused], now_s: float
 ) -> Held | None:
     """A volume that cannot have its size: the node keeps it, and its share of memory."""
-    claim = seat.claim
-    if claim is None or sizes.claim_bytes is None or claim.wanted_bytes >= sizes.claim_bytes:
-        problem = claim.problem if claim is not None else None
+    claim, needed = seat.claim, sizes.claim_bytes
+    if claim is None or claim.actual_bytes is None or needed is None:
+        return None
+    if claim.actual_bytes >= needed:
+        ssd = seat.node.ssd if seat.node is not None else None
+        cramped = ssd is not None and ssd.max_bytes < sizes.ssd_bytes
+        problem = "its file system has less room than it should" if cramped else None
+    elif claim.wanted_bytes >= needed:
+        problem = claim.problem
     else:
         problem = _expansion_refused(claim, refused)
     if problem is None:
         return None
-    assert claim is not None, "a problem is a claim's"
     reason = f"volume {claim.name} stays as it is: {problem}"
     since_s = before.since_s if before is not None and before.reason == reason else now_s
     return Held(seat.name, sizes.memory_bytes, reason, since_s)

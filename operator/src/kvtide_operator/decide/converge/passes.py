@@ -80,6 +80,10 @@ def converge(
 
 
 def _pass(view: View, target: Target, refused: Sequence[Refused]) -> Pass:
+    deposed = [seat.name for seat in view.seats if seat.node and is_deposed(seat.node, view.term)]
+    if deposed:
+        said = f"{', '.join(deposed)} follows a later leader than term {view.term}"
+        return Pass(None, waiting=(said,), held=tuple(view.held.values()))
     slots = next_slots(view)
     steps, waiting = _node_steps(view, slots, target)
     restarted, restarting = restarts(view, slots)
@@ -107,9 +111,6 @@ def _node_steps(view: View, slots: Slots, target: Target) -> tuple[list[Step], l
         if seat.running is None:
             continue
         node = seat.running[1]
-        if is_deposed(node, view.term):
-            waiting.append(f"{seat.name} follows a later leader than term {view.term}")
-            continue
         size = next_size(view, seat, may_shrink=may_shrink)
         claim = next_claim(view, seat, may_shrink=may_shrink)
         told = document_for(

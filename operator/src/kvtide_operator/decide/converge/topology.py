@@ -4,6 +4,8 @@ newest document   │ and                                    │ then
 ──────────────────┼────────────────────────────────────────┼───────────────────────────────────────────
 none              │ all members are here                   │ the first one goes to all
 names who is gone │ nobody is awaited                      │ a mended one
+with moves        │ no source has begun, and the shares to │ the owners of before
+                  │ be are others by now                   │
 with moves        │                                        │ its handover goes on
 without           │ somebody has an older one              │ it goes to them
 without           │ shares are not as they shall be, nobody│ a handover to what they shall be begins
@@ -58,8 +60,8 @@ def next_slots(view: View) -> Slots:
     if not known:
         return _first(view)
     top = max(topology.epoch for _, topology in known)
-    candidates = sorted({topology for _, topology in known if topology.epoch == top}, key=repr)
-    newest = candidates[0]
+    candidates = {topology for _, topology in known if topology.epoch == top}
+    newest = candidates.pop() if len(candidates) == 1 else min(candidates, key=repr)
     wrong = len(candidates) > 1 or _outdated(newest, here)
     if wrong:
         if view.awaited:
@@ -70,11 +72,9 @@ def next_slots(view: View) -> Slots:
         newest = better
     handover = _under_way(newest, [topology for _, topology in known])
     epochs = {key: _epoch(seat) for key, seat in here.items()}
+    if handover is not None and newest.moves and _is_overtaken(view, handover, here):
+        newest, handover = handover.given_up(), None
     if handover is not None:
-        growing = _growing(view)
-        begun = any(epochs.get(node.id, 0) >= handover.moving.epoch for node in handover.givers)
-        if growing and not begun:  # with a larger target, what would move now may find room later
-            return Slots(waiting=growing, newest=newest)
         slots = _go_on(handover, newest, here, epochs)
         if slots is not None:
             return slots
@@ -123,11 +123,7 @@ def _go_on(
     handover: Handover, newest: Topology, here: Mapping[str, Seat], epochs: Mapping[str, int]
 ) -> Slots | None:
     """What a handover needs now; None when it is complete."""
-    emptied = {
-        key
-        for key, seat in here.items()
-        if seat.node and seat.node.emptied and epochs[key] >= handover.moving.epoch
-    }
+    emptied = {key for key, seat in here.items() if seat.node and seat.node.emptied}
     actions = handover.next_actions(epochs, emptied)
     if not actions:
         return None
@@ -140,6 +136,15 @@ def _go_on(
             tell[here[action.node.id].name] = action.topology
     what = f"{', '.join(sorted(moving)[:SHOWN])} sends its entries" if moving else "moves slots"
     return Slots(tell, f"{what} (epoch {handover.moving.epoch})", newest)
+
+
+def _is_overtaken(view: View, handover: Handover, here: Mapping[str, Seat]) -> bool:
+    """Whether no source has begun, and what was to be is not what shall be any more, or not yet."""
+    sources = [here[node.id].node for node in handover.givers if node.id in here]
+    if any(source and source.topology and source.topology.moves for source in sources):
+        return False
+    heirs = _heirs(view)
+    return bool(heirs) and (bool(_growing(view)) or not _balanced(handover.moved, heirs))
 
 
 def _under_way(newest: Topology, known: list[Topology]) -> Handover | None:

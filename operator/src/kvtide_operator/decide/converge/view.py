@@ -134,14 +134,10 @@ class View:
     def weight(self, seat: Seat) -> int:
         """DRAM for which a seat gets slots: none for one that leaves or is emptied.
 
-        A surge takes the place of the seat that is emptied, or of one that is lost.
+        A surge has the weight of the seat that is emptied, or of one that is lost meanwhile.
         """
-        if seat.ordinal >= self.wanted or seat.ordinal == self.rolled:
-            return 0
-        surge = seat.ordinal >= self.sizes.replicas
-        if surge and self.rolled is None and not any(map(self.lost, self.members)):
-            return 0
-        return self.dram_bytes(seat)
+        empty = seat.ordinal >= self.wanted or seat.ordinal == self.rolled
+        return 0 if empty else self.dram_bytes(seat)
 
     def with_roll(self, wanted: int, rolled: int | None) -> "View":
         """The same with a surge and a seat to be emptied."""
