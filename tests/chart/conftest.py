@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from e2e.helm import helm
 
 ROOT = Path(__file__).parents[2]

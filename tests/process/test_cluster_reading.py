@@ -120,3 +120,15 @@ def test_a_name_without_a_number_is_none_of_a_set() -> None:
     assert ordinal_of("chat-eu-12") == 12
     with pytest.raises(ValueError, match="invalid literal"):
         ordinal_of("chat")
+
+
+def test_a_size_that_the_kubelet_has_not_looked_at_is_under_way(recorded: Recorded) -> None:
+    raw = recorded("pod-infeasible")
+    raw["status"]["conditions"] = []
+    raw["metadata"]["generation"], raw["status"]["observedGeneration"] = 3, 2
+    pod = pod_state(raw)
+    assert pod.resize is not None
+    assert pod.resize.reason == "InProgress"
+    assert pod.resize.since_s > epoch_s("2999-01-01T00:00:00Z"), "no deadline runs"
+    raw["status"]["observedGeneration"] = 3
+    assert pod_state(raw).resize is None

@@ -19,7 +19,6 @@ from kvtide_operator.act.kubernetes.execute import Ending, Executor
 from kvtide_operator.decide.steps import (
     DeleteClaim,
     DeletePod,
-    DrainNode,
     ExpandClaim,
     RecreateSet,
     ResizePod,
@@ -146,7 +145,7 @@ async def test_one_failure_does_not_stop_the_others(
     assert said[3] == (Ending.FAILED, "pod chat-7 has no address yet")
 
 
-async def test_a_node_is_told_and_drained(executor: Executor, node: NodeClient) -> None:
+async def test_a_node_is_told(executor: Executor, node: NodeClient) -> None:
     document = Desired(3, 1, CapacityRequest(dram=8 * MI))
     ((ending, sentence),) = await take(executor, TellNode("chat-0", document), chat_0=node)
     assert (ending, sentence) == (Ending.DONE, "told the node in chat-0 generation 1")
@@ -156,8 +155,6 @@ async def test_a_node_is_told_and_drained(executor: Executor, node: NodeClient) 
     assert ending is Ending.REFUSED
     assert "409" in sentence
     assert (await node.status()).tiers["dram"].capacity_bytes == 8 * MI
-    ((ending, _),) = await take(executor, DrainNode("chat-0", 1.0), chat_0=node)
-    assert ending is Ending.REFUSED  # alone, it has nobody to take its entries
 
 
 async def test_a_node_that_is_not_there_has_failed(executor: Executor) -> None:

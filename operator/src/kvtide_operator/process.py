@@ -129,12 +129,10 @@ class OperatorProcess:
         """Answer probes, wait for the CRDs, begin to list; returns the kinds to watch."""
         probes, metrics = await self._endpoints.start()
         log.info("Started", extra={"identity": self._identity, "probes": probes, "metrics": metrics})
-        await self._wait_for_kinds()
-        watched: tuple[Kind, ...] = (*OWN_KINDS, *CHILD_KINDS)
-        if await self._has(SERVICE_MONITOR):
-            watched = (*watched, SERVICE_MONITOR)
+        there = await self._kinds_there()
+        watched = tuple(kind for kind in (*OWN_KINDS, *CHILD_KINDS, SERVICE_MONITOR) if kind in there)
         # Without the right to see classes no volume is taken for one that can grow.
-        listed = (*watched, STORAGE_CLASS) if await self._has(STORAGE_CLASS) else watched
+        listed = (*watched, STORAGE_CLASS) if STORAGE_CLASS in there else watched
         store = self._store = ObjectStore(listed, self._wake)
         self._registry.register(_StoreMetrics(store, self._election))
         events = Events(self._api, self._identity)
@@ -190,11 +188,13 @@ class OperatorProcess:
         except TimeoutError:
             log.warning("The controller did not stop in time", extra={"limit_s": STOP_TIMEOUT_S})
 
-    async def _wait_for_kinds(self) -> None:
+    async def _kinds_there(self) -> frozenset[Kind]:
+        """What the cluster has of all that would be looked at; ours are waited for."""
         while True:
             try:
                 if await self._has(TIERED_CACHE):
-                    return
+                    optional = [kind for kind in (SERVICE_MONITOR, STORAGE_CLASS) if await self._has(kind)]
+                    return frozenset((*OWN_KINDS, *CHILD_KINDS, *optional))
                 log.warning("No TieredCaches here yet: apply kvtide's CRDs and give the operator its roles")
             except ApiError as error:
                 log.warning("Cannot reach the cluster yet", extra={"reason": str(error)})

@@ -208,13 +208,15 @@ def _error(now: PredictionError | None, last: PredictionError | None) -> Predict
 
 
 def _decisions(seen: Seen, last: TieredCacheStatus) -> tuple[DecisionStatus, ...]:
-    """The last ten, newest first; one that says what the newest says is no news."""
+    """The last ten, newest first, and what came of the last move; one that says the same again is no news."""
     kept = list(last.decisions)
     for decision in seen.decisions:
         if not kept or not _same(decision, kept[0]):
             kept.insert(0, decision)
-    if kept and kept[0].outcome is None and kept[0].before != kept[0].after:
-        kept[0] = kept[0].model_copy(update={"outcome": _outcome(kept[0], seen)})
+    moves = (at for at, decision in enumerate(kept) if decision.before != decision.after)
+    move = next(moves, None)
+    if move is not None and kept[move].outcome is None:
+        kept[move] = kept[move].model_copy(update={"outcome": _outcome(kept[move], seen)})
     return tuple(kept[:MAX_DECISIONS])
 
 
@@ -229,7 +231,7 @@ def _same(one: DecisionStatus, other: DecisionStatus) -> bool:
 
 
 def _outcome(decision: DecisionStatus, seen: Seen) -> str | None:
-    """What came of the newest decision, once the cache has settled."""
+    """What came of a decision, once the cache has settled at it."""
     if seen.done is None or not seen.done.settled or seen.target != _target(decision):
         return None
     took_s = max(seen.world.at_s - decision.time, 0.0)

@@ -64,14 +64,6 @@ class TellNode:
 
 
 @dataclass(frozen=True, slots=True)
-class DrainNode:
-    """Empty the node in a pod into its peers: POST /v1/drain."""
-
-    pod: str
-    deadline_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class ExpandClaim:
     """Patch a claim's request."""
 
@@ -97,7 +89,7 @@ class DeletePod:
     reason: str
 
 
-Step = RecreateSet | ResizePod | TellNode | DrainNode | ExpandClaim | DeleteClaim | DeletePod
+Step = RecreateSet | ResizePod | TellNode | ExpandClaim | DeleteClaim | DeletePod
 
 
 @dataclass(frozen=True, slots=True)

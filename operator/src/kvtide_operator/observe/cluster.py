@@ -1,5 +1,6 @@
 """Reads pods, claims and StatefulSets: what the API server says → what decide looks at (pure)."""
 
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -30,7 +31,7 @@ def pod_state(pod: Raw) -> PodState:
         restarts=int(actual.get("restartCount", 0)),
         wanted_memory_bytes=_limit_bytes(wanted) or 0,
         memory_bytes=_limit_bytes(actual) if "running" in actual.get("state", {}) else None,
-        resize=_resize(status),
+        resize=_resize(metadata, status),
     )
 
 
@@ -87,7 +88,7 @@ def epoch_s(timestamp: str) -> float:
     return datetime.fromisoformat(timestamp).timestamp()
 
 
-def _resize(status: Raw) -> PodResize | None:
+def _resize(metadata: Raw, status: Raw) -> PodResize | None:
     """A resize that the kubelet has not done, in its words.
 
     Pending (Deferred or Infeasible) counts before one in progress: a new size may be pending while the one
@@ -100,6 +101,9 @@ def _resize(status: Raw) -> PodResize | None:
     progress = _condition(status, "PodResizeInProgress")
     if progress.get("status") == "True":
         return _resize_of(progress, "Error" if progress.get("reason") == "Error" else "InProgress")
+    if status.get("observedGeneration", math.inf) < metadata.get("generation", 0):
+        # Nobody says since when; it is waited for, and no deadline runs.
+        return PodResize("InProgress", "the kubelet has not looked at the pod's newest size yet", math.inf)
     return None
 
 

@@ -18,7 +18,6 @@ from kvtide_operator.simulate.scenario import Scenario, SsdClass
 from kvtide_operator.simulate.ssd import WriteAdmission
 from kvtide_operator.workload.trace import Trace
 
-
 _OFFLOAD: dict[str, Offload] = {
     "WriteThrough": "writeThrough",
     "OnEvict": "onEvict",

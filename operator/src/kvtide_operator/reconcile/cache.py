@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
@@ -19,14 +19,14 @@ from kvtide_operator.act.status import remembered_holds, remembered_target, stat
 from kvtide_operator.api.base import API_VERSION
 from kvtide_operator.api.conditions import condition
 from kvtide_operator.api.manifest import Manifest, ManifestError, linked
-from kvtide_operator.api.status import DecisionStatus
+from kvtide_operator.api.status import DecisionStatus, TieredCacheStatus
 from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.converge import converge
 from kvtide_operator.decide.policy import Verdict
 from kvtide_operator.decide.situation import initial_target
 from kvtide_operator.decide.steps import Held, Pass, Refused, Step, Target
-from kvtide_operator.loop import Round
+from kvtide_operator.loop import Round, sizes_of
 from kvtide_operator.observe.watch_store import ObjectStore
 from kvtide_operator.planner.prices import price_of
 from kvtide_operator.reconcile.access import Nodes
@@ -36,6 +36,9 @@ from kvtide_operator.world.kinds import SERVICE_MONITOR, TIER_CLASS, TIERED_CACH
 
 MAX_NEWS: Final = 64
 """Decisions that could not be written into the status yet; older ones are forgotten."""
+
+PassEnding = Literal["settled", "acted", "waits"]
+"""How a pass ended: nothing is to be done, something was, or something else is waited for."""
 
 log = logging.getLogger("kvtide_operator.cache")
 
@@ -77,6 +80,7 @@ class LiveCache:
     nodes: Nodes = field(init=False)
     plans: Plans = field(init=False)
     _known: bool = False
+    _acted: bool = False
     _raw: Raw = field(default_factory=dict)
     _held: tuple[Held, ...] = ()
     _refused: tuple[Refused, ...] = ()
@@ -105,15 +109,20 @@ class LiveCache:
 
     async def act(self, verdict: Verdict, decision: DecisionStatus) -> Sequence[Resized]:
         """Have passes bring the cache to the verdict's target from now on."""
-        self._news = [*self._news, decision][-MAX_NEWS:]
-        if verdict.action != "Hold":
-            self.target = verdict.target
-            self._moves.insert(0, decision)
-            await self.hands.events.record(self._raw, verdict.action, decision.reason)
+        if verdict.action == "Hold":
+            self._news = [*self._news, decision][-MAX_NEWS:]
+        else:
+            await self._move(verdict.target, decision)
         return ()
 
-    async def run_pass(self) -> bool:
-        """Look at everything once and do what is to be done; whether the cache has settled.
+    async def _move(self, target: Target, decision: DecisionStatus) -> None:
+        self.target = target
+        self._news = [*self._news, decision][-MAX_NEWS:]
+        self._moves.insert(0, decision)
+        await self.hands.events.record(self._raw, decision.action, decision.reason)
+
+    async def run_pass(self) -> PassEnding:
+        """Look at everything once and do what is to be done.
 
         Raises:
             ApiError: the API server is not there, or refuses what every pass needs.
@@ -126,8 +135,8 @@ class LiveCache:
         except ValidationError as error:
             self.manifest = None
             await self._write(_stalled(self._raw, _sentence(error), now_s))
-            return True
-        self._recall(cache)
+            return "settled"
+        await self._recall(cache, now_s)
         world = self.hands.store.world(self.key, now_s)
         done: Pass | None = None
         problem: str | None = None
@@ -138,7 +147,9 @@ class LiveCache:
             self.manifest = None
             problem = str(error)
         await self._report(cache, world, done, problem)
-        return done is None or done.settled
+        if done is None or done.settled:
+            return "settled"
+        return "acted" if self._acted else "waits"
 
     async def close(self) -> None:
         """Let go of the nodes."""
@@ -153,18 +164,20 @@ class LiveCache:
             raise ManifestError(f"a TierClass cannot be used: {_sentence(error)}") from None
         return _one_ssd_class(linked(Path(str(self.key)), cache, models))
 
-    def _recall(self, cache: TieredCache) -> None:
-        """Begin where an earlier operator was, and stay within what the spec says now."""
+    async def _recall(self, cache: TieredCache, now_s: float) -> None:
+        """Begin where an earlier operator was, and follow what the spec says now."""
         if not self._known:
             self._known = True
             self.target = remembered_target(cache.status) or initial_target(cache.spec)
             self._held = remembered_holds(cache.status)
-            self._moves = [
-                one for one in (cache.status.decisions if cache.status else ()) if one.action != "Hold"
-            ]
-        if cache.spec.scaling.mode == "Manual":
-            self.target = initial_target(cache.spec)
-        self.target = _within(self.target, cache)
+            self._moves = _moves_of(cache.status)
+        is_manual = cache.spec.scaling.mode == "Manual"
+        target = _within(initial_target(cache.spec) if is_manual else self.target, cache)
+        if target != self.target:
+            why = "mode is Manual: capacity.initial holds" if is_manual else "the spec has other bounds"
+            before, after = sizes_of(self.target), sizes_of(target)
+            edit = DecisionStatus(time=now_s, action="Edit", before=before, after=after, reason=why)
+            await self._move(target, edit)
 
     async def _converge(self, manifest: Manifest, world: CacheWorld, now_s: float) -> tuple[CacheWorld, Pass]:
         cache, hands = manifest.cache, self.hands
@@ -197,6 +210,8 @@ class LiveCache:
         applied = await hands.executor.apply(manifests)
         taken = await hands.executor.take(self.key, done.steps, self.nodes.clients)
         self._held = done.held
+        # What failed is not tried again at once.
+        self._acted = bool(taken) and all(outcome.ending is Ending.DONE for outcome in taken)
         await self._learn((*applied, *taken))
         return world, done
 
@@ -219,7 +234,8 @@ class LiveCache:
         await self.plans.review(
             cache, self.target, settled=done is not None and done.settled, at_s=world.at_s
         )
-        for held in done.held if done else ():
+        # A pod that does not run has not given up on anything: it starts, or its node is lost.
+        for held in (held for held in (done.held if done else ()) if held.memory_bytes):
             await self.hands.events.record(
                 self._raw, "ResizeGivenUp", f"{held.pod}: {held.reason}", kind="Warning"
             )
@@ -238,8 +254,11 @@ class LiveCache:
             prediction_error=last.noise if last else None,
             decisions=tuple(self._news),
         )
-        await self._write(written(status_of(seen)))
-        self._news.clear()
+        status = status_of(seen)
+        self._moves = _moves_of(status)
+        await self._write(written(status))
+        # Whatever a round has decided meanwhile is news for the next pass.
+        self._news = self._news[len(seen.decisions) :]
 
     async def _write(self, status: dict[str, Any]) -> None:
         if status == self._raw.get("status"):
@@ -261,6 +280,11 @@ def _one_ssd_class(manifest: Manifest) -> Manifest:
     ssd = spec.ssd.model_copy(update={"classes": spec.ssd.classes[:1]})
     cache = manifest.cache.model_copy(update={"spec": spec.model_copy(update={"tiers": (spec.dram, ssd)})})
     return replace(manifest, cache=cache)
+
+
+def _moves_of(status: TieredCacheStatus | None) -> list[DecisionStatus]:
+    """The decisions that were to change something, newest first."""
+    return [one for one in (status.decisions if status else ()) if one.action != "Hold"]
 
 
 def _within(target: Target, cache: TieredCache) -> Target:

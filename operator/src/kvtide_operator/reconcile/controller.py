@@ -24,9 +24,10 @@ from kvtide_operator.world.kinds import TIERED_CACHE, CacheKey
 SPACING_S: Final = 0.2
 """Between two passes of a cache at least: changes come in swarms."""
 UNDER_WAY_S: Final = 2.0
-"""Until the next pass of a cache that has not settled."""
+"""Until the next pass of a cache that waits for something; one that acted is looked at again at once."""
 SETTLED_S: Final = 30.0
 """Until the next pass of one that has, when nothing is heard of it."""
+_NEXT_S: Final = {"settled": SETTLED_S, "acted": SPACING_S, "waits": UNDER_WAY_S}
 LONGEST_BACKOFF_S: Final = 60.0
 """Between passes that fail: 1, 2, 4 … seconds, up to this."""
 CONCURRENT_PASSES: Final = 16
@@ -180,13 +181,13 @@ class Controller:
 
     async def _pass(self, turns: _Turns) -> float:
         """One pass; how long to wait for the next."""
-        began_s, ending = time.monotonic(), "failed"
+        began_s = time.monotonic()
+        ending: str = "failed"
         try:
             async with self._passing:
-                settled = await turns.cache.run_pass()
-            ending = "settled" if settled else "under-way"
+                ending = await turns.cache.run_pass()
             turns.failures = 0
-            return SETTLED_S if settled else UNDER_WAY_S
+            return _NEXT_S[ending]
         except (ApiError, NotLeaderError) as error:
             return self._failed(turns, str(error))
         except Exception:

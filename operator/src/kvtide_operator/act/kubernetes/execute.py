@@ -19,7 +19,6 @@ from kvtide_operator.api.quantity import format_quantity
 from kvtide_operator.decide.steps import (
     DeleteClaim,
     DeletePod,
-    DrainNode,
     ExpandClaim,
     RecreateSet,
     ResizePod,
@@ -133,7 +132,7 @@ class Executor:
                 sentence = await self._delete(CLAIM, key, step.claim, step.uid)
             case DeletePod():
                 sentence = await self._delete(POD, key, step.pod, step.uid) + f": {step.reason}"
-            case TellNode() | DrainNode():
+            case TellNode():
                 node = nodes.get(step.pod)
                 if node is None:
                     return Outcome(step, Ending.FAILED, f"pod {step.pod} has no address yet")
@@ -174,15 +173,9 @@ class Executor:
         return f"deleted {kind.kind} {name}"
 
 
-async def _told(node: NodeClient, step: TellNode | DrainNode) -> str:
-    if isinstance(step, TellNode):
-        await node.set_desired(step.document)
-        return f"told the node in {step.pod} generation {step.document.generation}"
-    drained = await node.drain(deadline_s=step.deadline_s)
-    how = (
-        "empty" if drained.complete and not drained.left_entries else f"{drained.left_entries:,} entries left"
-    )
-    return f"drained the node in {step.pod}: {drained.moved_entries:,} entries moved, {how}"
+async def _told(node: NodeClient, step: TellNode) -> str:
+    await node.set_desired(step.document)
+    return f"told the node in {step.pod} generation {step.document.generation}"
 
 
 def _ending_of(error: ApiError | NodeError) -> Ending:
