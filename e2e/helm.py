@@ -30,7 +30,7 @@ def helm() -> Path:
         return Path(found)
     if not KEPT.exists():
         if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-            raise MissingError("helm is not on the PATH: install it, https://helm.sh/docs/intro/install")
+            raise MissingError("helm is not on the PATH: install it")
         KEPT.parent.mkdir(parents=True, exist_ok=True)
         new = KEPT.with_suffix(f".{os.getpid()}")
         new.write_bytes(_download())

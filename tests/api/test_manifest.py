@@ -95,6 +95,6 @@ def test_as_many_nodes_as_at_least_unless_more_are_allowed(tmp_path: Path) -> No
 
 def test_nodes_run_the_image_of_the_operators_release_unless_another_is_named(tmp_path: Path) -> None:
     image = load_manifest(DEMO).cache.spec.nodes.template.image
-    assert image == f"ghcr.io/kvtide/cachenode:{version('kvtide')}"
+    assert image == f"kvtide/cachenode:{version('kvtide')}"
     path = edited(tmp_path, "replicas: {min: 2}", "replicas: {min: 2}, template: {image: 'here/node:1'}")
     assert load_manifest(path).cache.spec.nodes.template.image == "here/node:1"

@@ -128,7 +128,7 @@ def test_everything_a_user_sets_arrives(render) -> None:
     objects = render(EVERYTHING)
     template = pod_of(objects)
     spec = template["spec"]
-    assert spec["containers"][0]["image"] == f"ghcr.io/kvtide/operator@{EVERYTHING['image']['digest']}"
+    assert spec["containers"][0]["image"] == f"kvtide/operator@{EVERYTHING['image']['digest']}"
     same = [
         "imagePullSecrets",
         "nodeSelector",

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from kvtide_operator.api.base import Model, ObjectName, SecretRef, rule, rules
 from kvtide_operator.api.quantity import Duration, Quantity
 
-NODE_IMAGE: Final = f"ghcr.io/kvtide/cachenode:{version('kvtide')}"
+NODE_IMAGE: Final = f"kvtide/cachenode:{version('kvtide')}"
 """The node of the operator's own release. It is no default of the CRD: a stored default would outlive it."""
 
 Qualified = Annotated[str, Field(max_length=317)]
