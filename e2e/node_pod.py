@@ -41,16 +41,17 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class NodePod:
-    """A running pod, by namespace, name and address."""
+    """A running pod, by namespace, name and address; ``token`` opens its admin API where that is closed."""
 
     namespace: str
     name: str
     ip: str
+    token: str | None = None
 
     @asynccontextmanager
     async def admin(self) -> AsyncIterator[NodeClient]:
         """The client of its admin API."""
-        async with NodeClient(f"http://{self.ip}:7379") as client:
+        async with NodeClient(f"http://{self.ip}:7379", self.token) as client:
             yield client
 
     async def status(self) -> NodeStatus:

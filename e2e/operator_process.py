@@ -17,6 +17,7 @@ from e2e.kubectl import until
 
 READY_S: Final = 60.0
 STOP_S: Final = 30.0
+MAIN: Final = "from kvtide_operator.main import main; main(prog_name='kvtide-operator')"
 
 
 @dataclass(slots=True)
@@ -52,10 +53,16 @@ class Operator:
 
 
 @asynccontextmanager
-async def operator(folder: Path, namespace: str, *, identity: str = "e2e") -> AsyncIterator[Operator]:
-    """Start an operator for one namespace, which also has its Lease, and wait until it is ready.
+async def operator(
+    folder: Path, *namespaces: str, identity: str = "e2e", first: str = "pass", kubeconfig: Path | None = None
+) -> AsyncIterator[Operator]:
+    """Start an operator for some namespaces, the first of which has its Lease, and wait until it is ready.
 
     At the end it is asked to stop. Its log is ``folder``/``identity``.log, which several starts share.
+
+    Args:
+        first: a statement that its process executes before anything else.
+        kubeconfig: where its API server is; left out, that of KUBECONFIG.
 
     Raises:
         RuntimeError: it ends by itself.
@@ -63,13 +70,14 @@ async def operator(folder: Path, namespace: str, *, identity: str = "e2e") -> As
     probes, metrics = _free_addresses(2)
     log = folder / f"{identity}.log"
     arguments = (
-        f"--namespace={namespace}", f"--lease-namespace={namespace}", f"--identity={identity}",
-        f"--probes={probes}", f"--metrics={metrics}", "--log-format=text",
+        *(f"--namespace={one}" for one in namespaces), f"--lease-namespace={namespaces[0]}",
+        f"--identity={identity}", f"--probes={probes}", f"--metrics={metrics}", "--log-format=text",
     )  # fmt: skip
+    environment = os.environ if kubeconfig is None else {**os.environ, "KUBECONFIG": str(kubeconfig)}
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", "from kvtide_operator.main import main; main(prog_name='kvtide-operator')",
-            *arguments, stdout=output, stderr=output, env=dict(os.environ),
+            sys.executable, "-c", f"{first}\n{MAIN}", *arguments,
+            stdout=output, stderr=output, env=dict(environment),
         )  # fmt: skip
     running = Operator(process, log, f"http://{probes}", f"http://{metrics}")
     try:

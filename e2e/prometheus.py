@@ -5,6 +5,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,9 +19,24 @@ SCRAPE_S: Final = 1
 LIST_S: Final = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Prometheus:
+    """Where it answers, and its process."""
+
+    url: str
+    process: asyncio.subprocess.Process
+
+    async def kill(self) -> None:
+        """SIGKILL; returns when it has ended."""
+        self.process.kill()
+        await self.process.wait()
+
+
 @asynccontextmanager
-async def prometheus(folder: Path, namespace: str, *, port_name: str = "admin") -> AsyncIterator[str]:
-    """Scrape the port of that name of all pods, each second, from this machine; yields Prometheus' URL.
+async def prometheus(
+    folder: Path, namespace: str, *also: str, port_name: str = "admin"
+) -> AsyncIterator["Prometheus"]:
+    """Scrape the port of that name of all pods, and other addresses, each second, from this machine.
 
     Every series has the labels ``namespace`` and ``pod``. Debian's Prometheus cannot look for pods by itself:
     it reads from a file where they are, and that file is kept up here.
@@ -29,7 +45,10 @@ async def prometheus(folder: Path, namespace: str, *, port_name: str = "admin") 
     targets = folder / "targets.json"
     configuration = {
         "global": {"scrape_interval": f"{SCRAPE_S}s", "scrape_timeout": f"{SCRAPE_S}s"},
-        "scrape_configs": [{"job_name": "pods", "file_sd_configs": [{"files": [str(targets)]}]}],
+        "scrape_configs": [
+            {"job_name": "pods", "file_sd_configs": [{"files": [str(targets)]}]},
+            {"job_name": "others", "static_configs": [{"targets": list(also)}]},
+        ],
     }
     (folder / "prometheus.yml").write_text(json.dumps(configuration))
     with socket.socket() as free:
@@ -56,7 +75,7 @@ async def prometheus(folder: Path, namespace: str, *, port_name: str = "admin") 
                     return False
 
             await until("Prometheus to be ready", is_ready, READY_S)
-        yield f"http://{address}"
+        yield Prometheus(f"http://{address}", process)
     finally:
         listing.cancel()
         await asyncio.wait([listing])

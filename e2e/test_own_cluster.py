@@ -105,12 +105,12 @@ async def test_prometheus_scrapes_pods(namespace: str, node_image: str, tmp_path
     pod["spec"]["containers"][0]["ports"] = [{"name": "admin", "containerPort": 7379}]
     await apply(pod)
     async with (
-        prometheus(tmp_path, namespace) as url,
+        prometheus(tmp_path, namespace) as running,
         aiohttp.ClientSession() as http,
     ):
 
         async def scraped() -> list[Any]:
-            async with http.get(f"{url}/api/v1/query", params={"query": "up == 1"}) as answer:
+            async with http.get(f"{running.url}/api/v1/query", params={"query": "up == 1"}) as answer:
                 found: list[Any] = (await answer.json())["data"]["result"]
                 return found
 

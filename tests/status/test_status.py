@@ -188,6 +188,16 @@ def test_a_decision_tells_its_outcome_once(seen: Seen) -> None:
     assert status_of(later).decisions[0] == first
 
 
+def test_a_move_tells_its_outcome_also_when_another_round_held_meanwhile(seen: Seen) -> None:
+    grow, hold = decision(NOW_S - 12), decision(NOW_S - 2, 6, "no gain", "Hold")
+    hold = hold.model_copy(update={"before": hold.after})
+    done = Pass(None, waiting=("chat-0 grows",))
+    seen = replace(seen, target=Target(6 * GIB), done=done, decisions=(grow, hold))
+    settled = after(seen, done=SETTLED, decisions=())
+    newest, move = status_of(settled).decisions
+    assert (newest.outcome, move.outcome) == (None, "in effect after 12 s")
+
+
 def test_a_decision_that_could_not_be_carried_out_says_so(seen: Seen) -> None:
     held = Held("vllm-small-1", 2 * GIB, "Infeasible: the machine is full", NOW_S)
     done = Pass(None, held=(held,), settled=True)

@@ -58,6 +58,19 @@ class _Backoffs:
             delay_s = min(delay_s * 2, MAX_BACKOFF_S)
 
 
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Of each event kopf works out what has changed, by a deep copy of the object: nobody here asks it."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+
 @click.command(context_settings={"auto_envvar_prefix": "KVTIDE_OPERATOR", "show_default": True})
 @click.option("--namespace", "namespaces", multiple=True, help="Whose caches to look after; default: all.")
 @click.option(
@@ -144,6 +157,7 @@ def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
+    settings.persistence.diffbase_storage = _NoDiffs()
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
     settings.networking.error_backoffs = _Backoffs()
