@@ -1,11 +1,13 @@
 """A generated day, played through real nodes: sized by the loop, and at fixed sizes.
 
-    python benches/day.py [--speed 360] [--rate 0.3] [--hours 24] [--seed 1] [--json]
+    python benches/day.py [--speed 60] [--rate 0.7] [--hours 6] [--seed 1] [--json]
 
-The loop's clock runs as much faster as the trace is played (decision 0002). Cost and hits are measured: the
-capacity that was decided at the declared price, and blocks hit / blocks requested as the player saw them. The
-mean TTFT is simulated: every hour of the trace at the capacity it had, on caches that the hours before have
-filled. The fixed sizes are the upper bound, which a cautious person sets, and what costs as much as the loop.
+The load rises and falls once, as over a day, within ``--hours``; window, interval and stabilisation are those
+of a day scaled alike. The loop's clock runs as much faster as the trace is played (decision 0002). Cost and
+hits are measured: the capacity that was decided at the declared price, and blocks hit / blocks requested as
+the player saw them. The mean TTFT is simulated: every hour of the trace at the capacity it had, on caches that
+the hours before have filled. The fixed sizes are the upper bound, which a cautious person sets, and what costs
+as much as the loop.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -34,9 +37,7 @@ from kvtide_operator.workload.trace import Trace
 
 PEAK = 4.6
 HOUR_S = 3600.0
-SCALING = Scaling(
-    interval=600.0, window=HOUR_S, max_step=0.25, down={"stabilization": HOUR_S}, minimum_gain=0.01
-)
+DAY_HOURS = 24
 CONNECTIONS = 8
 BLOCK_BYTES = 124 * 1024
 
@@ -54,14 +55,20 @@ class Day:
     errors: int
 
 
-def declared(mode: str, fixed_bytes: int | None = None) -> Manifest:
+def scaling_of(hours: float, mode: Literal["Auto", "Manual"]) -> Scaling:
+    """Of a day: rounds every ten minutes on the last hour, shrinking after one; all scaled with the day."""
+    hour_s = HOUR_S * hours / DAY_HOURS
+    down = {"stabilization": hour_s}
+    return Scaling(mode=mode, interval=hour_s / 6, window=hour_s, down=down, minimum_gain=0.01)
+
+
+def declared(scaling: Scaling, fixed_bytes: int | None = None) -> Manifest:
     manifest = load_manifest(Path(demo.__file__).with_name("demo.yaml"))
     spec = manifest.cache.spec
     tiers = spec.tiers
     if fixed_bytes is not None:
         capacity = spec.dram.capacity.model_copy(update={"initial": fixed_bytes})
         tiers = (spec.dram.model_copy(update={"capacity": capacity}),)
-    scaling = SCALING.model_copy(update={"mode": mode})
     spec = spec.model_copy(update={"scaling": scaling, "tiers": tiers})
     return replace(manifest, cache=manifest.cache.model_copy(update={"spec": spec}))
 
@@ -89,7 +96,7 @@ async def live(name: str, manifest: Manifest, trace: Trace, speed: float) -> Day
                 end="",
                 file=sys.stderr,
             )
-            await asyncio.wait({player}, timeout=SCALING.interval / speed)
+            await asyncio.wait({player}, timeout=manifest.cache.spec.scaling.interval / speed)
         report = await player
     print(file=sys.stderr)
     hours = [capacity_of_hour(capacities, hour) for hour in range(round(trace.span_s / HOUR_S))]
@@ -132,9 +139,9 @@ def simulated_ttft_s(manifest: Manifest, trace: Trace, hours: list[float]) -> fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--speed", type=float, default=360.0)
-    parser.add_argument("--rate", type=float, default=0.3, help="requests a second at the trough")
-    parser.add_argument("--hours", type=float, default=24.0)
+    parser.add_argument("--speed", type=float, default=60.0)
+    parser.add_argument("--rate", type=float, default=0.7, help="requests a second at the trough")
+    parser.add_argument("--hours", type=float, default=6.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -142,17 +149,20 @@ def main() -> None:
         profile="chat",
         duration_s=given.hours * HOUR_S,
         rate_per_s=given.rate,
-        shape="day",
+        shape="hill",
         peak=PEAK,
         seed=given.seed,
     )
-    most = declared("Auto").cache.spec.dram.capacity
-    auto = asyncio.run(live("sized by the loop", declared("Auto"), trace, given.speed))
+    most = declared(scaling_of(given.hours, "Auto")).cache.spec.dram.capacity
+    auto = asyncio.run(
+        live("sized by the loop", declared(scaling_of(given.hours, "Auto")), trace, given.speed)
+    )
+    fixed = scaling_of(given.hours, "Manual")
     equal = round(auto.mean_mib * (1 << 20) / most.step) * most.step
     days = [
         auto,
-        asyncio.run(live("fixed at the bound", declared("Manual", most.max), trace, given.speed)),
-        asyncio.run(live("fixed, equal cost", declared("Manual", equal), trace, given.speed)),
+        asyncio.run(live("fixed at the bound", declared(fixed, most.max), trace, given.speed)),
+        asyncio.run(live("fixed, equal cost", declared(fixed, equal), trace, given.speed)),
     ]
     if given.json:
         print(json.dumps([asdict(day) for day in days]))
