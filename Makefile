@@ -25,15 +25,24 @@ test: $(READY) ## Run the tests
 	@$(BIN)/pytest -q -n 2 --dist loadfile $(ARGS)
 
 .PHONY: e2e
-e2e: $(READY) ## Run the end-to-end tests on KUBECONFIG's cluster, or on one of their own (root; 15 minutes to build it once)
+e2e: $(READY) ## Run the end-to-end tests on KUBECONFIG's cluster, or on one of their own (15 minutes to build, once)
 	@PYTHON=$(BIN)/python e2e/run $(ARGS)
 
+.PHONY: engine
+engine: ## Build the environment with a real vLLM on CPU and a small model (6.2 GB, once)
+	@PYTHON=$(PYTHON) engine_tests/build
+
+.PHONY: test-engine
+test-engine: ## Run the tests that need that engine
+	@PYTHON=$(PYTHON) engine_tests/run $(ARGS)
+
 .PHONY: check
-check: $(READY) ## Format, lint, types, layers
+check: $(READY) ## Format, lint, types, layers, generated CRDs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m kvtide_operator.api.crd --check
 
 .PHONY: format
 format: $(READY) ## Format the code and apply safe fixes
@@ -54,4 +63,4 @@ clean: ## Remove the virtual environment and caches
 
 .PHONY: help
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18

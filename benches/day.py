@@ -4,9 +4,9 @@
 
 The load rises and falls once, as over a day, within ``--hours``; window, interval and stabilisation are those
 of a day scaled alike. The loop's clock runs as much faster as the trace is played (decision 0002). Cost and
-hits are measured: the capacity that was decided at the declared price, and blocks hit / blocks requested as
-the player saw them. The mean TTFT is simulated: every hour of the trace at the capacity it had, on caches that
-the hours before have filled. The fixed sizes are the upper bound, which a cautious person sets, and what costs
+hits are measured: the capacity that was decided at the declared price, blocks hit / blocks requested as the
+player saw them. The mean TTFT is simulated: each hour of the trace at the capacity it had, on caches that the
+hours before have filled. The fixed sizes are the upper bound, which a cautious person sets, and what costs
 as much as the loop.
 """
 
