@@ -4,9 +4,9 @@ Clients talk to it without credentials, over plain HTTP on the loopback interfac
 """
 
 import asyncio
-import ssl
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -15,7 +15,7 @@ import aiohttp
 import yaml
 from aiohttp import web
 
-from kvtide_operator.act.kubernetes.transport import find_cluster
+from e2e.client import connect
 
 Failure = Literal["409", "429", "500", "lost", "hang"]
 """``lost``: done, but the connection ends without an answer. ``hang``: neither done nor answered."""
@@ -26,11 +26,12 @@ _HOP_HEADERS: Final = frozenset({"connection", "content-length", "host", "keep-a
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A call that arrived: method, path with query, and whether it was failed."""
+    """A call that arrived: method, path with query, whether it was failed, and what a POST is to create."""
 
     method: str
     target: str
     failed: bool
+    created: str = ""
 
     @property
     def writes(self) -> bool:
@@ -61,28 +62,27 @@ class FaultyApi:
     url: str = ""
     _runner: web.AppRunner | None = None
     _upstream: aiohttp.ClientSession | None = None
-    _server: str = ""
 
     async def __aenter__(self) -> Self:
-        cluster = find_cluster()
-        context = ssl.create_default_context(cafile=cluster.ssl_ca_cert)
-        if cluster.cert_file:
-            context.load_cert_chain(cluster.cert_file, cluster.key_file)
-        token = cluster.get_api_key_with_prefix("BearerToken")
-        self._server = cluster.host
-        self._upstream = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=context, limit=0),
-            headers={"Authorization": token} if token else {},
-            timeout=aiohttp.ClientTimeout(total=None, connect=5),
-            auto_decompress=False,
-        )
+        self._upstream = connect(auto_decompress=False)
+        await self._listen(0)
+        return self
+
+    async def go_away(self, away_s: float) -> None:
+        """Break all connections off and refuse new ones for a while, as while an API server restarts."""
+        assert self._runner is not None
+        port = self._runner.addresses[0][1]
+        await self._runner.cleanup()
+        await asyncio.sleep(away_s)
+        await self._listen(port)
+
+    async def _listen(self, port: int) -> None:
         app = web.Application(client_max_size=8 << 20)
         app.router.add_route("*", "/{path:.*}", self._pass)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", port).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -105,12 +105,20 @@ class FaultyApi:
         path.write_text(yaml.safe_dump(config), "utf-8")
         return path
 
+    def failure_of(self, call: Seen) -> Failure | None:
+        """How a call that arrived is to fail, None for not at all; asked once for each."""
+        if not self.counts(call):
+            return None
+        self.number += 1
+        return self.fail_at.get(self.number)
+
     async def _pass(self, request: web.Request) -> web.StreamResponse:
-        failure: Failure | None = None
-        if self.counts(Seen(request.method, request.path_qs, failed=False)):
-            self.number += 1
-            failure = self.fail_at.get(self.number)
-        self.seen.append(Seen(request.method, request.path_qs, failed=failure is not None))
+        about = ""
+        if request.method == "POST":
+            about = json.loads(await request.read())["metadata"]["name"]
+        arrived = Seen(request.method, request.path_qs, failed=False, created=about)
+        failure = self.failure_of(arrived)
+        self.seen.append(replace(arrived, failed=failure is not None))
         match failure:
             case "409" | "429" | "500":
                 return _refusal(failure)
@@ -127,7 +135,7 @@ class FaultyApi:
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP_HEADERS}
         body = await request.read() or None
         async with self._upstream.request(
-            request.method, self._server + request.path_qs, headers=headers, data=body
+            request.method, request.path_qs, headers=headers, data=body
         ) as said:
             if not answer:
                 await said.read()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import Protocol
+from typing import Any, Protocol
 
 from kvtide_operator.act.local import Resized
 from kvtide_operator.api.conditions import shortened
@@ -219,7 +219,7 @@ class Loop:
         if (
             last is None
             or now_s - last.at_s >= SEARCH_EVERY_S
-            or (last.manifest, last.here) != (manifest, here)
+            or (_declared(last.manifest), last.here) != (_declared(manifest), here)
             or moved(last.demand, demand, manifest.cache.spec.scaling.minimum_gain)
         ):
             last = self._searched = await self._searched_anew(manifest, here, demand, now_s)
@@ -317,6 +317,11 @@ def moved(before: Demand, now: Demand, threshold: float) -> bool:
 def sizes_of(target: Target) -> Sizes:
     """A target as decisions write it."""
     return Sizes(dram=target.dram_bytes, ssd=target.ssd_bytes or None, ttl=target.ttl_s)
+
+
+def _declared(manifest: Manifest) -> tuple[Any, ...]:
+    """What a plan depends on: not the status, which every plan changes."""
+    return manifest.cache.spec, {name: known.spec for name, known in manifest.classes.items()}
 
 
 def _with_instances(manifest: Manifest, metrics: EngineMetrics | None) -> Manifest:
