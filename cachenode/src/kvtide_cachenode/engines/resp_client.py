@@ -1,0 +1,213 @@
+"""A blocking connection to one node, for values of megabytes: they arrive where they are wanted.
+
+Every call has a deadline (`time.monotonic`); whoever sees an exception closes the connection, since its next
+reply would be a late one.
+"""
+
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+RECEIVE_BYTES: Final = 64 * 1024
+MAX_LINE_BYTES: Final = 16 * 1024
+MAX_ELEMENTS: Final = 65_536  # of an array: CLUSTER SLOTS has one for each range
+MAX_DEPTH: Final = 8
+MAX_COLLECTED_BYTES: Final = 64 * 1024  # of a bulk string that nobody gave memory for
+MAX_BUFFERS: Final = 512  # of one sendmsg; Linux takes 1,024
+
+Address = tuple[str, int]
+
+
+class NodeError(Exception):
+    """The node cannot be reached, was silent too long or does not speak RESP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An error reply; the connection is as good as before."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """How to come in: user and password, and a TLS context, each None without."""
+
+    username: str | None = None
+    password: str | None = None
+    tls: ssl.SSLContext | None = None
+
+
+Reply = int | bytes | None | Refused | list["Reply"]
+
+
+def encode(*arguments: bytes) -> bytes:
+    """A command as RESP sends it."""
+    parts = [b"*%d\r\n" % len(arguments)]
+    parts += [b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in arguments]
+    return b"".join(parts)
+
+
+def encode_set(key: bytes, value_bytes: int) -> bytes:
+    """The beginning of SET, up to the value; the value and CRLF follow."""
+    return b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(key), key, value_bytes)
+
+
+class Connection:
+    """An open, authenticated connection.
+
+    Raises:
+        NodeError: nobody answers at ``address`` by the deadline, or we may not come in.
+    """
+
+    def __init__(self, address: Address, credentials: Credentials, deadline_s: float) -> None:
+        self._buffer = bytearray(RECEIVE_BYTES)
+        self._start = self._end = 0
+        try:
+            self._socket = socket.create_connection(address, _left(deadline_s))
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if credentials.tls is not None:
+                self._socket = credentials.tls.wrap_socket(self._socket, server_hostname=address[0])
+        except OSError as error:
+            raise NodeError(f"no connection: {error}") from None
+        if credentials.password is not None:
+            user = () if credentials.username is None else (credentials.username.encode(),)
+            reply = self.ask(encode(b"AUTH", *user, credentials.password.encode()), deadline_s)
+            if isinstance(reply, Refused):
+                self.close()
+                raise NodeError(reply.text)
+
+    def close(self) -> None:
+        """Close at once."""
+        self._socket.close()
+
+    def ask(self, command: bytes, deadline_s: float) -> Reply:
+        """Send one command and read its reply."""
+        self.send([command], deadline_s)
+        return self.read(deadline_s)
+
+    def send(self, parts: Sequence[bytes | memoryview], deadline_s: float) -> None:
+        """Send ``parts`` one after another, without joining them.
+
+        Raises:
+            NodeError: they were not taken by the deadline.
+        """
+        left = [memoryview(part) for part in parts]
+        try:
+            while left:
+                self._socket.settimeout(_left(deadline_s))
+                # A TLS socket has no sendmsg.
+                sent = (
+                    self._socket.send(left[0])
+                    if isinstance(self._socket, ssl.SSLSocket)
+                    else self._socket.sendmsg(left[:MAX_BUFFERS])
+                )
+                while left and sent >= len(left[0]):
+                    sent -= len(left.pop(0))
+                if sent:
+                    left[0] = left[0][sent:]
+        except OSError as error:
+            raise NodeError(f"not sent: {error}") from None
+
+    def read(self, deadline_s: float, depth: int = 0) -> Reply:
+        """The next reply.
+
+        Raises:
+            NodeError: none came by the deadline, or it breaks the protocol.
+        """
+        line = self._line(deadline_s)
+        kind, text = line[:1], line[1:]
+        if kind == b"+":
+            return text
+        if kind == b"-":
+            return Refused(text.decode(errors="replace"))
+        if kind == b":":
+            return _number(text)
+        if kind == b"$":
+            length = _number(text)
+            if length < 0:
+                return None
+            if length > MAX_COLLECTED_BYTES:
+                raise NodeError(f"sent {length} bytes where a short string belongs")
+            value = bytearray(length)
+            self._fill(memoryview(value), deadline_s)
+            return bytes(value)
+        if kind == b"*":
+            count = _number(text)
+            if count > MAX_ELEMENTS or depth > MAX_DEPTH:
+                raise NodeError(f"sent an array of {count} elements at depth {depth}")
+            return [self.read(deadline_s, depth + 1) for _ in range(count)]
+        raise NodeError(f"sent {line[:16]!r}, which is no RESP reply")
+
+    def read_value(self, memory: memoryview, deadline_s: float) -> int | Refused | None:
+        """The reply to a GET: how many bytes came into ``memory``, None where there is no such key.
+
+        Raises:
+            NodeError: as `read`; also for a value that does not fit.
+        """
+        line = self._line(deadline_s)
+        if line[:1] == b"-":
+            return Refused(line[1:].decode(errors="replace"))
+        length = _number(line[1:]) if line[:1] == b"$" else len(memory) + 1
+        if length < 0:
+            return None
+        if length > len(memory):
+            raise NodeError(f"sent {line[:16]!r} where a value of at most {len(memory)} bytes belongs")
+        self._fill(memory[:length], deadline_s)
+        return length
+
+    def _fill(self, memory: memoryview, deadline_s: float) -> None:
+        """Receive ``memory`` and the CRLF behind it."""
+        here = min(len(memory), self._end - self._start)
+        memory[:here] = memoryview(self._buffer)[self._start : self._start + here]
+        self._start += here
+        while here < len(memory):
+            here += self._receive(memory[here:], deadline_s)
+        while self._end - self._start < 2:
+            self._more(deadline_s)
+        if self._buffer[self._start : self._start + 2] != b"\r\n":
+            raise NodeError("sent a value without its end")
+        self._start += 2
+
+    def _line(self, deadline_s: float) -> bytes:
+        while (end := self._buffer.find(b"\r\n", self._start, self._end)) < 0:
+            if self._end - self._start > MAX_LINE_BYTES:
+                raise NodeError(f"sent a line of more than {MAX_LINE_BYTES} bytes")
+            self._more(deadline_s)
+        line = bytes(self._buffer[self._start : end])
+        self._start = end + 2
+        return line
+
+    def _more(self, deadline_s: float) -> None:
+        if self._start:
+            kept = self._end - self._start
+            self._buffer[:kept] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, kept
+        self._end += self._receive(memoryview(self._buffer)[self._end :], deadline_s)
+
+    def _receive(self, memory: memoryview, deadline_s: float) -> int:
+        try:
+            self._socket.settimeout(_left(deadline_s))
+            count = self._socket.recv_into(memory)
+        except OSError as error:
+            raise NodeError(f"no reply: {error}") from None
+        if not count:
+            raise NodeError("closed the connection")
+        return count
+
+
+def _left(deadline_s: float) -> float:
+    left_s = deadline_s - time.monotonic()
+    if left_s <= 0:
+        raise NodeError("the deadline has passed")
+    return left_s
+
+
+def _number(text: bytes) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise NodeError(f"sent {text[:16]!r} where a number belongs") from None

@@ -1,0 +1,60 @@
+"""One line of the access trace for each request, sent to one node by a thread."""
+
+import queue
+import threading
+import time
+from typing import Final
+
+import msgspec
+
+from kvtide_cachenode.access_trace import EngineLine
+from kvtide_cachenode.engines.node_set import NodeSet
+from kvtide_cachenode.engines.resp_client import NodeError, Refused, encode
+from kvtide_cachenode.engines.tally import Tally
+
+MAX_WAITING_LINES: Final = 10_000  # more are dropped and counted
+SEND_TIMEOUT_S: Final = 2.0
+FINISH_S: Final = 2.0
+# All engines' lines of one model go to the node that owns this key.
+NODE_KEY: Final = b"kvt:trace"
+
+
+class TraceReporter:
+    """Takes lines at any pace and loses them, counted, rather than hold up the engine."""
+
+    def __init__(self, nodes: NodeSet, tally: Tally) -> None:
+        self._nodes = nodes
+        self._tally = tally
+        self._lines: queue.Queue[EngineLine | None] = queue.Queue(MAX_WAITING_LINES)
+        self._thread = threading.Thread(target=self._run, name="kvtide-trace", daemon=True)
+        self._thread.start()
+
+    def report(self, line: EngineLine) -> None:
+        """Send ``line`` soon."""
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._tally.add("trace_dropped_lines")
+
+    def close(self) -> None:
+        """Give what waits `FINISH_S`."""
+        try:
+            self._lines.put(None, timeout=FINISH_S)
+        except queue.Full:
+            return
+        self._thread.join(FINISH_S)
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            deadline_s = time.monotonic() + SEND_TIMEOUT_S
+            address = self._nodes.owner(NODE_KEY)
+            if not self._nodes.is_up(address):
+                self._tally.add("trace_dropped_lines")
+                continue
+            try:
+                with self._nodes.connection(address, deadline_s) as connection:
+                    reply = connection.ask(encode(b"KVTIDE.TRACE", msgspec.json.encode(line)), deadline_s)
+            except NodeError:
+                self._tally.add("trace_dropped_lines")
+            else:
+                self._tally.add("trace_refused_lines" if isinstance(reply, Refused) else "trace_lines")

@@ -1,0 +1,34 @@
+"""What the scheduler's side of the connector tells the workers' side at each step."""
+
+from dataclasses import dataclass, field
+
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
+
+from kvtide_cachenode.engines.block_keys import BlockName
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Blocks to fetch for a request, into these block ids; ``before`` precedes the first, if any."""
+
+    request_id: str
+    names: list[BlockName]
+    block_ids: list[int]
+    before: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A block that is full after this step; ``before`` is the block id of its predecessor."""
+
+    name: BlockName
+    block_id: int
+    before: int | None
+
+
+@dataclass
+class StepMetadata(KVConnectorMetadata):
+    """One step's transfers."""
+
+    loads: list[Load] = field(default_factory=list)
+    stores: list[Store] = field(default_factory=list)

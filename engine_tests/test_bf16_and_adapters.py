@@ -1,0 +1,87 @@
+"""In bfloat16 vLLM itself is not reproducible; adapters never share."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+pytestmark = pytest.mark.timeout(1200)
+
+
+def write_adapter(folder, seed):
+    """A LoRA adapter of random numbers for the query projections."""
+    folder.mkdir()
+    random = torch.Generator().manual_seed(seed)
+    weights = {}
+    for layer in range(30):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        weights[f"{name}.lora_A.weight"] = torch.randn(8, 576, generator=random).bfloat16()
+        weights[f"{name}.lora_B.weight"] = (torch.randn(576, 8, generator=random) / 10).bfloat16()
+    save_file(weights, folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "bias": "none"}
+    settings |= {"task_type": "CAUSAL_LM", "base_model_name_or_path": "smol", "lora_dropout": 0.0}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(engines, node, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapters")
+    adapters = [f"{name}={write_adapter(folder / name, seed)}" for seed, name in enumerate(("red", "blue"))]
+    options = ("--enable-lora", "--max-lora-rank", "8", "--max-loras", "2", "--lora-modules", *adapters)
+    return engines([node.port], *options, dtype="bfloat16")
+
+
+def test_adapters_do_not_share(engine, make_prompt):
+    prompt = make_prompt(400, 400)
+    with engine.counted() as grown:
+        for model in ("red", "blue", "smol"):
+            engine.tokens(prompt, 2, model=model)
+    assert grown["external_prefix_cache_hits"] == 0
+    assert grown["store_blocks"] == 9
+    engine.forget()
+    with engine.counted() as grown:
+        for model in ("red", "blue", "smol"):
+            engine.tokens(prompt, 2, model=model)
+    assert grown["external_prefix_cache_hits"] == 9 * 128
+
+
+def test_differences_in_bfloat16_are_near_ties(engine, make_prompt, show):
+    cold, own, external = [], [], []
+    with engine.counted() as grown:
+        for seed in range(8):
+            prompt = make_prompt(650 + 10 * seed, 410 + seed)
+            cold.append(engine.complete(prompt, 24, logprobs=2))
+            own.append(engine.complete(prompt, 24, logprobs=2))
+            engine.forget()
+            external.append(engine.complete(prompt, 24, logprobs=2))
+            engine.forget()
+    assert grown["load_blocks"] == sum((650 + 10 * seed) // 128 for seed in range(8))
+    assert not grown["load_damaged_blocks"]  # every byte loaded is the byte stored
+    gaps = {name: differences(cold, other) for name, other in (("own", own), ("external", external))}
+    show(
+        "bfloat16, 8 prompts, 24 tokens: differing from cold "
+        + ", ".join(
+            f"{name} cache {len(found)} (top-2 gaps {', '.join(f'{gap:.2f}' for gap in found) or '-'})"
+            for name, found in gaps.items()
+        )
+    )
+    assert all(gap <= 0.25 for gap in gaps["external"])
+
+
+def test_time_to_first_token_in_bfloat16(engine, measure_ttft):
+    _, own, external = measure_ttft(engine, "bfloat16")
+    assert external <= 1.3 * own
+
+
+def differences(ones, others):
+    """The gap in nats between the best two tokens where each differing pair differs first."""
+    gaps = []
+    for one, other in zip(ones, others, strict=True):
+        pairs = zip(one["token_ids"], other["token_ids"], strict=True)
+        at = next((at for at, (token, another) in enumerate(pairs) if token != another), None)
+        if at is not None:
+            best = sorted(one["logprobs"]["top_logprobs"][at].values(), reverse=True)
+            gaps.append(best[0] - best[1])
+    return gaps

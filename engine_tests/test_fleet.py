@@ -1,0 +1,103 @@
+"""What a fleet sees: the access trace, and nodes that are resized under load."""
+
+import random
+import threading
+import time
+from collections import OrderedDict
+
+import pytest
+
+pytestmark = pytest.mark.timeout(1200)
+
+BLOCK_BYTES = 30 * 2 * 3 * 128 * 64 * 4
+PROMPT_BLOCKS = 2
+
+
+def test_the_trace_has_a_line_for_each_request(first, node, make_prompt):
+    seen = len(node.trace())
+    prompt = make_prompt(500, 300)
+    answer = first.tokens(prompt, 5)
+    first.tokens(prompt, 3)
+    first.forget()
+    first.tokens(prompt + answer[:1], 2)
+    deadline_s = time.monotonic() + 20
+    while len(lines := node.trace()[seen:]) < 3:
+        assert time.monotonic() < deadline_s, "the trace has no lines"
+        time.sleep(0.1)
+    told = [(line["input_length"], line["output_length"], line["hit_blocks"]) for line in lines]
+    # Computed; found in the engine; found in the node.
+    assert told == [(500, 5, 0), (500, 3, 3), (501, 2, 3)]
+    ids = [line["hash_ids"] for line in lines]
+    assert ids[0] == ids[1]
+    assert [len(set(one)) for one in ids] == [4, 4, 4]  # three full blocks and a partial one
+    assert ids[2][:3] == ids[0][:3]
+    assert ids[2][3] != ids[0][3]
+    now_ms = time.time() * 1000
+    assert all(now_ms - 120_000 < line["timestamp"] < now_ms for line in lines)
+
+
+class Lru:
+    """What a cache of so many prompts hits."""
+
+    def __init__(self):
+        self.kept = OrderedDict()
+
+    def ask(self, prompt, capacity):
+        hit = prompt in self.kept
+        self.kept[prompt] = None
+        self.kept.move_to_end(prompt)
+        while len(self.kept) > capacity:
+            self.kept.popitem(last=False)
+        return hit
+
+
+def test_the_node_shrinks_to_half_and_back_while_the_engine_serves(first, node, make_prompt, show):
+    prompts, phase = 20, 25
+    full = prompts * PROMPT_BLOCKS * (BLOCK_BYTES + 65_536)
+    first.forget()
+    node.resize(full)
+    chosen = random.Random(5)
+    order = list(range(prompts)) + [chosen.randrange(prompts) for _ in range(4 * phase)]
+    hits, failures = [], []
+
+    def serve():
+        for number in order:
+            try:
+                with_hits = first.counters()["vllm:external_prefix_cache_hits_total"]
+                first.tokens(make_prompt(PROMPT_BLOCKS * 128 + 5, 1000 + number), 1)
+                first.forget()
+                hits.append(first.counters()["vllm:external_prefix_cache_hits_total"] > with_hits)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is a failed request
+                failures.append(error)
+                return
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    capacities = []
+    for at, size in (
+        (prompts + phase, full // 2),
+        (prompts + 2 * phase, full // 2),
+        (prompts + 3 * phase, full),
+    ):
+        while len(hits) < at and thread.is_alive():
+            time.sleep(0.05)
+        capacities.append(len(hits))
+        node.resize(size)
+    thread.join()
+    node.resize(4 << 30)
+    assert not failures
+    # What a plain LRU of whole prompts would hit, resized at the same moments.
+    lru, expected = Lru(), []
+    for at, number in enumerate(order):
+        capacity = prompts // 2 if capacities[0] <= at < capacities[2] else prompts
+        expected.append(lru.ask(number, capacity))
+    phases = {
+        "full": (prompts, capacities[0]),
+        "half": (capacities[0], capacities[2]),
+        "full again": (capacities[2], None),
+    }
+    for name, (start, stop) in phases.items():
+        got, curve = hits[start:stop], expected[start:stop]
+        ratio, predicted = sum(got) / len(got), sum(curve) / len(curve)
+        show(f"{name}: hit ratio {ratio:.2f} of {len(got)} requests, by the curve {predicted:.2f}")
+        assert abs(ratio - predicted) <= 0.15

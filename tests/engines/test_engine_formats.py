@@ -1,0 +1,153 @@
+"""Keys, containers, digests and options: what is written must be read, and nothing else."""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvtide_cachenode.engines.block_keys import all_ranks, names, trace_ids
+from kvtide_cachenode.engines.container import HEADER_BYTES, ContainerError, Qualities, header, read
+from kvtide_cachenode.engines.model_digest import WeightsError, digest
+from kvtide_cachenode.engines.options import Options, OptionsError, read_options
+from kvtide_cachenode.engines.tally import COUNTERS
+from kvtide_cachenode.eviction.depth import depth_in_key, root_in_key
+from kvtide_cachenode.inference import canonical
+
+HASHES = [bytes([depth]) * 32 for depth in range(4)]
+
+
+def value_of(key, payload, qualities=Qualities()):  # noqa: B008 - an immutable default
+    return bytearray(header(key, memoryview(payload), qualities) + payload)
+
+
+def test_a_key_says_depth_and_root_and_ranks_fold():
+    chain = names(b"kvt:m:l", HASHES, 1, 0, 4)
+    keys = [[name.key(rank) for rank in all_ranks(2, 1)] for name in chain]
+    assert [depth_in_key(key) for key, _ in keys] == [0, 1, 2, 3]
+    # Above the branching depth a block is its own root, below it the branch's.
+    assert [root_in_key(key) for key, _ in keys] == [b"00" * 8, b"01" * 8, b"01" * 8, b"01" * 8]
+    assert all(canonical(one) == canonical(other) and one != other for one, other in keys)
+    assert keys[2][1] == b"kvt:m:l:1-2x1:0101010101010101:2:" + b"02" * 32
+
+
+def test_names_of_a_part_are_a_part_of_the_names():
+    assert names(b"h", HASHES, 2, 1, 3) == names(b"h", HASHES, 2, 0, 4)[1:3]
+
+
+@given(st.lists(st.binary(min_size=32, max_size=32), max_size=5), st.lists(st.integers(0, 2**31), max_size=9))
+def test_trace_ids_are_exact_in_json_and_count_every_block(hashes, rest):
+    ids = trace_ids(hashes, rest)
+    assert all(0 <= block < 2**53 for block in ids)
+    assert len(ids) == len(hashes) + bool(rest)
+
+
+def test_trace_ids_of_other_tails_differ():
+    assert trace_ids(HASHES, [1, 2]) != trace_ids(HASHES, [1, 3])
+    assert trace_ids(HASHES, [1])[:4] == trace_ids(HASHES, [])
+
+
+@given(st.binary(min_size=1, max_size=64), st.binary(max_size=256), st.floats(0, 1, width=32))
+def test_a_container_gives_back_its_qualities(key, payload, lineage):
+    value = value_of(key, payload, Qualities(0.5, lineage))
+    assert read(key, memoryview(value), len(payload)) == Qualities(0.5, lineage)
+    assert read(key, memoryview(value), len(payload)).lowest == min(0.5, lineage)
+
+
+@given(st.data())
+def test_any_changed_bit_is_seen(data):
+    payload = data.draw(st.binary(min_size=1, max_size=64))
+    value = value_of(b"key", payload)
+    at = data.draw(st.integers(0, len(value) * 8 - 1))
+    value[at // 8] ^= 1 << at % 8
+    with pytest.raises(ContainerError):
+        read(b"key", memoryview(value), len(payload))
+
+
+def test_another_blocks_value_and_another_length_are_seen():
+    value = value_of(b"one", b"x" * 64)
+    with pytest.raises(ContainerError, match="checksum"):
+        read(b"two", memoryview(value), 64)
+    with pytest.raises(ContainerError, match="96 bytes instead of 95"):
+        read(b"one", memoryview(value), 63)
+
+
+def test_the_header_by_hand():
+    plain = b"KVT1" + struct.pack("<HHQff", 0, 0, 3, 1.0, 0.25) + bytes(4)
+    checksum = zlib.crc32(b"abc", zlib.crc32(plain, zlib.crc32(b"key")))
+    assert header(b"key", memoryview(b"abc"), Qualities(1.0, 0.25)) == plain + checksum.to_bytes(4, "little")
+    assert HEADER_BYTES == 32
+
+
+def write_weights(path, tensors):
+    offsets, data = {"__metadata__": {"format": "pt"}}, b""
+    for name, content in tensors.items():
+        offsets[name] = {
+            "dtype": "U8",
+            "shape": [len(content)],
+            "data_offsets": [len(data), len(data) + len(content)],
+        }
+        data += content
+    head = json.dumps(offsets).encode()
+    path.write_bytes(len(head).to_bytes(8, "little") + head + data)
+
+
+def test_the_digest_tells_weights_and_configurations_apart(tmp_path):
+    seen = set()
+    for number, (last, layers) in enumerate([(b"a", 2), (b"b", 2), (b"a", 3)]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        write_weights(folder / "model.safetensors", {"first": bytes(50_000), "last": last * 9_000})
+        facts = {"layers": layers, "_name_or_path": str(folder)}
+        seen.add(digest(facts, folder, 16))
+        again = tmp_path / f"copy-{number}"
+        folder.rename(again)
+        assert digest(facts | {"_name_or_path": "elsewhere"}, again, 16) in seen
+    assert len(seen) == 3
+
+
+def test_damaged_weights_are_named(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(WeightsError, match=r"model\.safetensors"):
+        digest({}, tmp_path, 16)
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        ({}, "missing required field `nodes`"),
+        ({"nodes": "cache-0"}, r"'cache-0' is not host:port"),
+        ({"nodes": "cache-0:99999999"}, "is not host:port"),
+        ({"nodes": "a:1", "node": "b:1"}, "unknown field `node`; known options: nodes, "),
+        ({"nodes": "a:1", "load_timeout_s": 0}, "Expected `float` > 0"),
+        ({"nodes": "a:1", "store_buffer": "lots"}, "store_buffer: 'lots' is not a size"),
+        ({"nodes": "a:1", "username": "engine"}, "username without password_file"),
+        ({"nodes": "a:1", "password_file": "/nowhere/p"}, "/nowhere/p cannot be read"),
+    ],
+)
+def test_a_wrong_option_gets_one_sentence(extra, sentence):
+    with pytest.raises(OptionsError, match=sentence) as raised:
+        read_options(extra, "extra")
+    assert "\n" not in str(raised.value)
+
+
+def test_options_in_full(tmp_path):
+    (tmp_path / "p").write_text("secret\n")
+    extra = {
+        "nodes": "a:1, [::1]:2",
+        "username": "u",
+        "password_file": str(tmp_path / "p"),
+        "store_buffer": "1Mi",
+    }
+    options = read_options(extra, "extra")
+    assert options.addresses() == [("a", 1), ("::1", 2)]
+    assert (options.password(), options.store_buffer_bytes()) == ("secret", 1 << 20)
+
+
+def test_the_manual_names_every_option_and_counter():
+    manual = (Path(__file__).parents[2] / "docs/engines/vllm.md").read_text()
+    absent = [name for name in (*Options.__struct_fields__, *COUNTERS) if f"`{name}`" not in manual]
+    assert not absent
