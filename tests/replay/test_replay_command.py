@@ -115,14 +115,17 @@ def test_a_long_replay_draws_a_bar_on_a_terminal_and_ends_on_ctrl_c(start_redis,
     target = f"redis://127.0.0.1:{start_redis().port}"
     with subprocess.Popen([*PLAY, slow, "--target", target, "--speed", "1"], stderr=stderr) as process:
         os.close(stderr)
-        drawn = b""
+        drawn, interrupted = b"", False
         try:
             while piece := os.read(terminal, 4096):
-                if b"/1000" in piece and b"/1000" not in drawn:
-                    process.send_signal(signal.SIGINT)
                 drawn += piece
+                if b"/1000" in drawn and not interrupted:
+                    process.send_signal(signal.SIGINT)
+                    interrupted = True
         except OSError:  # EIO: nobody holds the other end any more
+            assert process.wait(timeout=10.0) == 1
+        finally:
             os.close(terminal)
-        assert process.wait(timeout=1.0) == 1
+            process.kill()
     assert b"hit ratio 0.000, 0 errors" in drawn
     assert b"Traceback" not in drawn
