@@ -215,6 +215,18 @@ class Engine:
         """Empty vLLM's own prefix cache."""
         fetch(f"{self.url}/reset_prefix_cache", {})
 
+    def settle(self, prompt):
+        """Use nodes until ``prompt`` is loaded whole: connections may have broken and nodes be left alone."""
+        deadline_s = time.monotonic() + 60
+        while True:
+            assert time.monotonic() < deadline_s, "the engine does not come back to the node"
+            self.forget()
+            with self.counted() as grown:
+                self.complete(prompt, 1)
+            if grown["load_blocks"] == len(prompt) // BLOCK_TOKENS:
+                self.forget()
+                return
+
     def counters(self):
         return samples(fetch(f"{self.url}/metrics"))
 

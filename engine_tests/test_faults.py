@@ -24,15 +24,7 @@ def answer(first, make_prompt):
 def healthy(second, proxy, node, answer):
     """The second engine loads from the node through the proxy, and has nothing of its own."""
     proxy.serve(node.port)
-    deadline_s = time.monotonic() + 60
-    while True:
-        assert time.monotonic() < deadline_s, "the engine does not come back to the node"
-        second.forget()
-        with second.counted() as grown:
-            assert second.tokens(answer[0]) == answer[1]
-        if grown["load_blocks"] == BLOCKS:
-            break
-    second.forget()
+    second.settle(answer[0])
     yield second
     proxy.serve(node.port)
 
@@ -56,7 +48,7 @@ def ask(engine, answer, show, what):
 def test_a_node_killed_while_loading(healthy, proxy, answer, show, start_node):
     other = start_node()
     proxy.serve(other.port)
-    wait_until_stored(healthy, answer)
+    healthy.settle(answer[0])
 
     def kill(answered_bytes, piece):
         if answered_bytes > FAULT_BYTES and other.process.poll() is None:
@@ -85,6 +77,19 @@ def test_a_node_that_answers_garbage(healthy, proxy, answer, show):
     assert ask(healthy, answer, show, "after garbage")["load_damaged_blocks"] == 0
 
 
+def test_a_node_whose_every_block_is_wrong(healthy, proxy, answer, show):
+    def lie(_, piece):
+        if len(piece) < 1000:
+            return piece  # of a look-up, so that the blocks are found again and again
+        middle = len(piece) // 2
+        return piece[:middle] + bytes([piece[middle] ^ 255]) + piece[middle + 1 :]
+
+    proxy.misbehave(lie)
+    grown = ask(healthy, answer, show, "all wrong")
+    assert grown["load_damaged_blocks"] == BLOCKS
+    assert grown["loads"] == 1
+
+
 def test_a_node_that_falls_silent_while_loading(healthy, proxy, answer, show):
     proxy.misbehave(lambda answered_bytes, piece: piece if answered_bytes < FAULT_BYTES else None)
     grown = ask(healthy, answer, show, "silent while loading")
@@ -107,16 +112,3 @@ def test_a_request_cancelled_while_loading_leaves_nothing_behind(healthy, proxy,
         assert time.monotonic() < deadline_s, "a cancelled request keeps its blocks"
         time.sleep(0.2)
     assert healthy.tokens(answer[0]) == answer[1]
-
-
-def wait_until_stored(engine, answer):
-    """Compute until the node behind the proxy has all blocks."""
-    deadline_s = time.monotonic() + 60
-    while True:
-        assert time.monotonic() < deadline_s, "the engine does not store"
-        engine.forget()
-        with engine.counted() as grown:
-            engine.tokens(answer[0])
-        if grown["load_blocks"] == BLOCKS:
-            engine.forget()
-            return

@@ -33,6 +33,7 @@ class _Tracked:
     first: int = 0
     stored_end: int = 0
     lookup: "Future[int] | None" = None
+    loaded_after: int | None = None  # preemptions before the last load
     began_s: float = 0.0
     hit_blocks: int | None = None
 
@@ -70,7 +71,9 @@ class SchedulerSide:
         """Tokens that can be loaded behind the first ``computed_tokens``; None while that is looked up."""
         tracked = self._requests[request.request_id]
         first = computed_tokens // self._block_tokens
-        if self._lookups is None:
+        # A load of which nothing arrived brings its request back here. What the nodes have cannot be loaded
+        # then: it is computed and stored anew, or this would go on for ever.
+        if self._lookups is None or tracked.loaded_after == request.num_preemptions:
             tracked.first = tracked.stored_end = first
             return 0
         if tracked.lookup is None or tracked.first != first:
@@ -99,6 +102,7 @@ class SchedulerSide:
             tracked.hit_blocks = first + count
         tracked.lookup = None  # a preempted request looks again
         if count:
+            tracked.loaded_after = request.num_preemptions
             block_ids = blocks.get_block_ids()[0]
             wanted = self._names(request, first)[:count]
             before = block_ids[first - 1] if first else None
