@@ -29,7 +29,7 @@ e2e: $(READY) ## Run the end-to-end tests on KUBECONFIG's cluster, or on one of 
 	@PYTHON=$(BIN)/python e2e/run $(ARGS)
 
 .PHONY: engine
-engine: ## Build the environment with a real vLLM on CPU and a small model (6.2 GB, once)
+engine: ## Build the environment with a real vLLM on CPU and a small model (6.4 GB, once)
 	@PYTHON=$(PYTHON) engine_tests/build
 
 .PHONY: test-engine
