@@ -1,4 +1,4 @@
-"""Prices: graduated rates worked by hand, monotone, and never zero for want of a price."""
+"""Prices: graduated rates worked by hand, and monotone."""
 
 from decimal import Decimal
 from itertools import pairwise
@@ -14,9 +14,7 @@ from kvtide_operator.simulate.prices import (
     PriceError,
     Rung,
     VolumeSizes,
-    gpu_cost,
     one_currency,
-    total,
 )
 
 CAPACITY = Ladder.up_to("price.capacity", [(1024.0, Decimal("0.00021")), (None, Decimal("0.00019"))])
@@ -97,13 +95,6 @@ def test_volumes_are_paid_for_in_the_sizes_they_are_sold_in() -> None:
 def test_sizes_that_cannot_be_are_refused(sizes: dict[str, int]) -> None:
     with pytest.raises(PriceError):
         VolumeSizes(**sizes)
-
-
-def test_a_missing_price_is_not_zero() -> None:
-    assert gpu_cost(None, 8, 2.0) is None
-    assert gpu_cost(Decimal("2.50"), 8, 2.0) == 40.0
-    assert total([1.5, None]) is None
-    assert total([1.5, 2.0]) == 3.5
 
 
 def test_prices_in_two_currencies_are_not_added() -> None:

@@ -18,7 +18,6 @@ LINE_BYTES: Final = 512
 BLOCK_ID_BYTES: Final = 40
 MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
 MAX_BLOCKS: Final = 65_536  # of one request: a million tokens in blocks of 16
-MAX_ENGINE_LINE_BYTES: Final = 2 * 1024 * 1024
 
 _BlockId = Annotated[int, Meta(ge=0, lt=2**53)]  # exact in every JSON reader
 _Milliseconds = Annotated[int, Meta(ge=0, lt=2**53)]

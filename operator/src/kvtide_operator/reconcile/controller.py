@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -146,7 +145,10 @@ class Controller:
         turns = self._turns.get(key)
         if turns is None:
             turns = self._turns[key] = _Turns(LiveCache(key, self._hands))
-            turns.tasks = (self._run(self._passes(turns)), self._run(self._rounds(turns)))
+            turns.tasks = (
+                asyncio.create_task(self._passes(turns)),
+                asyncio.create_task(self._rounds(turns)),
+            )
         turns.woken.set()
 
     def _forget(self, key: CacheKey) -> None:
@@ -163,9 +165,6 @@ class Controller:
         await turns.cache.close()
         if forgotten is not None and self._planner is not None:
             await self._planner.forget(str(forgotten))
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        return asyncio.create_task(work)
 
     async def _passes(self, turns: _Turns) -> None:
         wait_s = 0.0

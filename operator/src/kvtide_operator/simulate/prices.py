@@ -143,21 +143,6 @@ class VolumeSizes:
         return size * volumes
 
 
-def gpu_cost(per_gpu_hour: Decimal | None, gpus: int, hours: float) -> float | None:
-    """c_hw x GPU-hours of equation 2; None without a price."""
-    return None if per_gpu_hour is None else float(per_gpu_hour) * gpus * hours
-
-
-def total(costs: Iterable[float | None]) -> float | None:
-    """The sum, or None where one of the costs is not known."""
-    known = 0.0
-    for cost in costs:
-        if cost is None:
-            return None
-        known += cost
-    return known
-
-
 def one_currency(currencies: Iterable[str]) -> str:
     """The currency that all prices share.
 
