@@ -1,18 +1,24 @@
 """The engine profiles that ship, one JSON file each, made by ``kvtide engine profile``."""
 
+from collections.abc import Mapping
+from functools import cache
 from importlib import resources
+from types import MappingProxyType
 
 from kvtide_operator.simulate.engine_profile import EngineProfile, ProfileError, parse_profile
 from kvtide_operator.simulate.model import canonical_name
 
 
-def shipped() -> dict[str, EngineProfile]:
-    """All profiles that ship, by file name without its ending, in order of name."""
+@cache
+def shipped() -> Mapping[str, EngineProfile]:
+    """All profiles that ship, by file name without its ending, in order of name; read once a process."""
     files = sorted(
         (file for file in resources.files(__name__).iterdir() if file.name.endswith(".json")),
         key=lambda file: file.name,
     )
-    return {file.name.removesuffix(".json"): parse_profile(file.read_bytes(), file.name) for file in files}
+    return MappingProxyType(
+        {file.name.removesuffix(".json"): parse_profile(file.read_bytes(), file.name) for file in files}
+    )
 
 
 def find_profile(model: str, system: str, engine: str, gpus: int | None = None) -> EngineProfile:
