@@ -170,7 +170,7 @@ class LmAsRedis:
 
 @pytest.mark.xfail(
     strict=False,
-    reason="a known race: on a busy machine a forwarded GET now and then misses a key whose slot is just moving",
+    reason="a known race: now and then a forwarded GET misses a key whose slot is just moving",
 )
 def test_every_client_finds_every_key_while_slots_move_back_and_forth(cluster):
     makers = [plain, lambda m: plain(m, 3), cluster_client, LmAsRedis]
