@@ -87,14 +87,28 @@ class LmConnection(Connection):
         return self._value.memory
 
     def _put(self, key: bytes) -> None:
-        store, value = self.session.node.store, self._value
-        owner = self._elsewhere(key)
+        value, self._value = self._value, None
+        if self.session.node.cluster.flying((key,)):
+            self.session.answer_later(self._put_landed(key, value))
+        else:
+            self._keep(key, value)
+
+    async def _put_landed(self, key: bytes, value: Reservation | bytearray | None) -> None:
+        """Put a key that is on its way to another node, once it is there."""
+        try:
+            await self.session.node.cluster.landed((key,))
+        except asyncio.CancelledError:
+            if isinstance(value, Reservation):
+                self.session.node.store.abort(value)
+            raise
+        self._keep(key, value)
+
+    def _keep(self, key: bytes, value: Reservation | bytearray | None) -> None:
+        store, owner = self.session.node.store, self._elsewhere(key)
         if owner is not None:
             if value is not None:
-                self._value = None
                 self.session.answer_later(self._put_elsewhere(*owner, key, value))
             return
-        self._value = None
         try:
             if isinstance(value, Reservation):
                 store.commit(key, value)

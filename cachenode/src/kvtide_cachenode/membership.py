@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -60,6 +60,16 @@ class Membership:
             return None
         node = self.view.topology.nodes[self.view.place]
         return node.host, node.port
+
+    async def landed(self, keys: Iterable[bytes]) -> None:
+        """Wait until none of ``keys`` is on its way to another node; for as long as sending one takes."""
+        for key in keys:
+            while self._mover is not None and (flight := self._mover.flights.get(key)) is not None:
+                await flight.wait()
+
+    def flying(self, keys: Iterable[bytes]) -> bool:
+        """Whether one of ``keys`` is just on its way to another node: its value must not change meanwhile."""
+        return self._mover is not None and not self._mover.flights.keys().isdisjoint(keys)
 
     @property
     def emptied(self) -> bool:

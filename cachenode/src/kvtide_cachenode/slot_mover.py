@@ -1,7 +1,8 @@
 """A source of a slot move: sends its entries of the moving slots to their targets, hottest first.
 
-An entry stays here, and is served here, until its target has it. What the target already has is newer and
-stays (`SET … NX`); what was overwritten here meanwhile is sent again; what was deleted here is deleted there.
+An entry stays here, and is served here, until its target has it; whoever wants to change it while it is on
+its way waits (`flights`), so that at no time two nodes answer for one key with different values. What the
+target already has is newer and stays (`SET … NX`).
 A target gets no more than it can keep beside equally hot entries of its own: sending the rest would only push
 those out. At the deadline, what is left is dropped: whoever asks for it is sent to the target, and misses.
 """
@@ -10,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -27,8 +29,6 @@ LINKS_PER_TARGET: Final = 3
 ANSWER_S: Final = 10.0
 RETRY_S: Final = 0.2
 KEYS_PER_TURN: Final = 1000
-# A key that is overwritten faster than it is sent stays, and is dropped in the end: its target misses once.
-SENDS_OF_ONE_KEY: Final = 3
 
 
 @dataclass(slots=True)
@@ -46,11 +46,14 @@ class SlotMover:
 
     def __init__(self, store: Store, view: View, peers: Peers, moved: Moved) -> None:
         self.done = False
+        self.flights: dict[bytes, asyncio.Event] = {}
         self._store = store
         self._view = view
         self._peers = peers
         self._moved = moved
         self._deadline_s = time.monotonic() + view.topology.deadline_s
+        # Sent, but unanswered when the link was lost: the target may have these values.
+        self._doubtful: dict[bytes, Entry] = {}
 
     async def run(self) -> None:
         """Send what is worth sending, then drop what is left; returns when nothing is left."""
@@ -94,8 +97,10 @@ class SlotMover:
         if state is None:
             return float("inf")
         moving_bytes = sum(map(self._bytes_of, keys))
-        both_bytes = max(state.used_bytes + moving_bytes, 1)
-        return moving_bytes * min(1.0, state.capacity_bytes / both_bytes)
+        both_bytes = state.used_bytes + moving_bytes
+        if both_bytes <= state.capacity_bytes:
+            return float("inf")  # not the sum: an entry may be overwritten by a larger one until it is sent
+        return moving_bytes * state.capacity_bytes / both_bytes
 
     def _hottest(self, keys: list[bytes], budget_bytes: float) -> Iterator[bytes]:
         for key in keys:
@@ -110,12 +115,10 @@ class SlotMover:
 
     async def _entry(self, key: bytes) -> Entry | None:
         """What is to be sent of a key; None when it is gone, or too large to be brought up from the SSD."""
-        if not isinstance(self._store, TieredStore) or not self._store.below(key):
-            return self._store.peek(key)
-        try:
-            return await self._store.fetch(key)
-        except CapacityError:
-            return None
+        if isinstance(self._store, TieredStore) and self._store.below(key):
+            with suppress(CapacityError):
+                await self._store.fetch(key)
+        return self._store.peek(key)
 
     async def _send_all(self, target: Node, keys: Iterator[bytes]) -> None:
         """Send keys until there are no more, the target takes no more, or the deadline."""
@@ -138,25 +141,28 @@ class SlotMover:
 
     async def _send(self, link: PeerLink, key: bytes) -> bool:
         """Move one entry; False when the target has no room for it."""
-        options: tuple[bytes, ...] = (b"NX",)
-        for _ in range(SENDS_OF_ONE_KEY):
-            entry = await self._entry(key)
-            if entry is None:
-                break
-            answer = await self._deliver(link, entry, options)
-            if answer[:1] == b"-":
-                return False
-            now = self._store.peek(key)
-            if now is entry or (now is None and self._store.below(key)):
-                self._moved.sent += 1
-                self._moved.sent_bytes += entry.length
-                self._store.forget(key)
-                break
-            if now is None:  # deleted here meanwhile
+        self.flights[key] = asyncio.Event()
+        try:
+            return await self._fly(link, key)
+        finally:
+            self.flights.pop(key).set()
+
+    async def _fly(self, link: PeerLink, key: bytes) -> bool:
+        entry, doubtful = await self._entry(key), self._doubtful.get(key)
+        if entry is None:
+            if doubtful is not None:  # deleted here since then
                 link.send(b"DEL", key)
                 await link.small()
-                break
-            options = ()
+            return True
+        self._doubtful[key] = entry
+        options = (b"NX",) if doubtful is None or doubtful is entry else ()
+        answer = await self._deliver(link, entry, options)
+        del self._doubtful[key]
+        if answer[:1] == b"-":
+            return False
+        self._moved.sent += 1
+        self._moved.sent_bytes += entry.length
+        self._store.forget(key)
         return True
 
     async def _deliver(self, link: PeerLink, entry: Entry, options: tuple[bytes, ...]) -> bytes:

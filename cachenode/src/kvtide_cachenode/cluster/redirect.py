@@ -6,7 +6,8 @@ Redis Cluster, but only to a node that was last heard of at this node's epoch an
 newer one: such a node agrees on the owner, so a redirect is never answered by its opposite. Otherwise it is
 forwarded too. A peer that forwards sends one key a command and its own epoch, and is never forwarded again:
 it is served, or told who has the key, which it asks as `LAST_HOP`; a command therefore passes through one
-node at most.
+node at most. Of a moving slot the owner alone decides: a target that has a key already serves it only to whom
+the owner sends, since the owner may still change it.
 
     owner │ importing │ caller                                  │ decision
     ──────┼───────────┼─────────────────────────────────────────┼──────────────────────────────
@@ -14,7 +15,7 @@ node at most.
     yes   │           │ any, unless the slot migrates           │ serve
     yes   │           │ any, migrating and the key is here      │ serve
     yes   │           │ any, migrating and the key is gone      │ to the target: forward or ASK
-    no    │ yes       │ any, after ASKING or if the key is here │ serve
+    no    │ yes       │ any, after ASKING                       │ serve
     no    │           │ peer with the same epoch                │ serve
     no    │           │ any other                               │ to the owner: forward or MOVED
 """
@@ -186,7 +187,7 @@ def _decide_key(view: View, caller: Caller, slot: int, present: bool) -> Serve |
     if view.owns(slot):
         target = view.topology.target(slot)
         return SERVE if target is None or present else _send(view, caller, Ask(slot, target))
-    if view.imports(slot) and (caller.asking or present):
+    if view.imports(slot) and caller.asking:
         return SERVE
     if caller.kind is Kind.PEER and caller.epoch == epoch:
         return SERVE

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Final
 
+from kvtide_cachenode.commands.routing import run
+from kvtide_cachenode.commands.table import TABLE
 from kvtide_cachenode.inference import Access
 from kvtide_cachenode.session import Landed, ReplyCutError, Session
 from kvtide_cachenode.store import CapacityError, StreamBrokenError, TieredStore
@@ -76,20 +78,21 @@ async def _settled(session: Session, store: TieredStore, reply: bytes) -> None:
     session.reply(reply)
 
 
-def in_dram(session: Session, key: bytes, then: Callable[[], None]) -> None:
-    """Run ``then``, which needs a key's old value in DRAM, at once or when it was brought up."""
-    if session.node.store.below(key):
+def in_dram(session: Session, arguments: list[bytes], then: Callable[[], None]) -> None:
+    """Run ``then``, which needs the old value of a command's key in DRAM, once it is there."""
+    if session.node.store.below(arguments[1]):
         landed, session.landed = session.landed, {}
-        session.answer_later(_fetched(session, key, landed, then))
+        session.answer_later(_fetched(session, arguments, landed))
     else:
         then()
 
 
-async def _fetched(session: Session, key: bytes, landed: Landed, then: Callable[[], None]) -> None:
+async def _fetched(session: Session, arguments: list[bytes], landed: Landed) -> None:
+    """Run the command anew, from its routing on: meanwhile its key may have gone to another node."""
     try:
-        await _tiered(session).fetch(key)
+        await _tiered(session).fetch(arguments[1])
         session.landed, landed = landed, {}
-        then()
+        run(session, TABLE[arguments[0].upper()], arguments)
     except CapacityError as error:
         session.fail(str(error), "OOM")
     finally:

@@ -250,6 +250,8 @@ async def _served(session: Session, how: Split, request: list[bytes], part: Land
 
 async def _served_or_asked(session: Session, how: Split, request: list[bytes], part: Landed) -> bytes:
     """Run one key's command here, unless the key was sent away while earlier keys were waited for."""
+    if "write" in TABLE[how.each].flags:
+        await session.node.cluster.landed(request[1:2])
     view = session.node.cluster.view
     assert view is not None, "a command is scattered in a cluster"
     decision = decide(view, UNAWARE, (request[1],), session.node.store.exists)

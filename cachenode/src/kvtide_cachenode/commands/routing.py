@@ -7,7 +7,7 @@ from kvtide_cachenode.cluster.replies import refusal
 from kvtide_cachenode.cluster.slots import key_slot
 from kvtide_cachenode.commands.forward import forward, scatter
 from kvtide_cachenode.commands.table import Command
-from kvtide_cachenode.session import Session
+from kvtide_cachenode.session import Landed, Session
 
 
 def run(session: Session, command: Command, arguments: list[bytes]) -> None:
@@ -32,6 +32,10 @@ def _route(session: Session, command: Command, arguments: list[bytes], view: Vie
     node = session.node
     last = command.last_key if command.last_key > 0 else len(arguments) + command.last_key
     keys = arguments[command.first_key : last + 1 : command.key_step]
+    if "write" in command.flags and node.cluster.flying(keys):
+        landed, session.landed = session.landed, {}
+        session.answer_later(_landed(session, command, arguments, landed, keys))
+        return
     decision = decide(view, _caller(session, keys, view), keys, node.store.exists)
     epoch = view.topology.epoch
     match decision:
@@ -46,6 +50,19 @@ def _route(session: Session, command: Command, arguments: list[bytes], view: Vie
         case _:
             node.cluster.counters.redirected += 1
             session.reply(refusal(decision))
+
+
+async def _landed(
+    session: Session, command: Command, arguments: list[bytes], landed: Landed, keys: list[bytes]
+) -> None:
+    """Run a command that changes keys which are on their way to another node, once they are there."""
+    try:
+        await session.node.cluster.landed(keys)
+        session.landed, landed = landed, {}
+        run(session, command, arguments)
+    finally:
+        session.landed = session.landed or landed
+        session.drop_landed()
 
 
 def _caller(session: Session, keys: list[bytes], view: View) -> Caller:

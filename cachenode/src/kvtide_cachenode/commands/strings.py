@@ -44,7 +44,7 @@ def getdel(session: Session, arguments: list[bytes]) -> None:
         store.delete(key)
         acknowledge(session, b"")
 
-    in_dram(session, key, reply_and_delete)
+    in_dram(session, arguments, reply_and_delete)
 
 
 @command("strlen", 2, "readonly fast", (1, 1, 1))
@@ -70,7 +70,7 @@ def set_(session: Session, arguments: list[bytes]) -> None:
         fail_unknown(session, b" ".join(sorted(unknown or options)), "NX or XX, GET, KEEPTTL")
         return
     if b"GET" in options:
-        in_dram(session, arguments[1], lambda: _set_if(session, arguments, options))
+        in_dram(session, arguments, lambda: _set_if(session, arguments, options))
     else:
         _set_if(session, arguments, options)
 
