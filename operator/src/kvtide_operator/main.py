@@ -6,7 +6,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, cast, get_args
 
 import click
 import kopf
@@ -116,6 +116,8 @@ async def _serve(options: Options) -> bool:
             standalone=True,
             clusterwide=not options.namespaces,
             namespaces=options.namespaces,
+            # Its own choice asks for the name of the user, and the one of the image has none.
+            identity=cast(Any, options.identity),
             stop_flag=process.ended,
         )
     finally:
