@@ -230,3 +230,12 @@ def test_a_status_that_says_the_same_keeps_its_time(make) -> None:
     assert later == plan.status
     assert isinstance(later, CachePlanStatus)
     assert later.conditions[0].last_transition_time == 100.0
+
+
+def test_an_older_plan_that_is_approved_takes_the_place_of_the_applied_one(make) -> None:
+    done = review([make(1, approved=True), make(2, phase="Applied")], now("Advise", HALF_WAY))
+    assert {name: each.phase for name, each in done.statuses.items()} == {
+        "p1": "Applying",
+        "p2": "Superseded",
+    }
+    assert "p1 takes its place" in done.statuses["p2"].conditions[0].message

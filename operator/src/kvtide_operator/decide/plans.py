@@ -97,9 +97,14 @@ def review(plans: Sequence[CachePlan], now: Now) -> Review:
     active = _active(newest_first, now)
     statuses: dict[str, CachePlanStatus] = {}
     newer: CachePlan | None = None
+    lead = active if active is not None and _is_followed(active, now) else None
     followed = False
     for plan in newest_first:
-        phase, why = _phase(plan, now, active=plan is active, newer=newer, followed=followed)
+        # An older plan may have been approved after this one was applied.
+        heir = lead if lead is not plan and phase_of(plan) in ("Applying", "Applied") else None
+        phase, why = _phase(
+            plan, now, active=plan is active, newer=newer or heir, followed=followed or heir is not None
+        )
         statuses[plan.metadata.name] = _status(plan, phase, why, now.at_s)
         newer = newer or (plan if phase not in OVER else None)
         followed = followed or phase in ("Applying", "Applied")
@@ -140,11 +145,15 @@ def _phase(
         if followed or (last == "Applying" and not active):
             return "Superseded", _superseded_by(newer, now)
         return ("Applied", _REACHED) if last == "Applied" else _followed(plan, now)
-    if active and (_reached(plan, now) or _under_way(plan, now)):
+    if active and _is_followed(plan, now):
         return _followed(plan, now)
     if newer is not None and not active:
         return "Superseded", _superseded_by(newer, now)
     return _waiting(plan, now)
+
+
+def _is_followed(plan: CachePlan, now: Now) -> bool:
+    return _reached(plan, now) or _under_way(plan, now)
 
 
 def _followed(plan: CachePlan, now: Now) -> tuple[Phase, str]:
