@@ -9,6 +9,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 POLL_S: Final = 0.2
+SERVICE_ACCOUNT_S: Final = 60.0
 
 
 class KubectlError(Exception):
@@ -77,6 +78,8 @@ async def new_namespace(prefix: str) -> AsyncIterator[str]:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     await apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     try:
+        # Without it, which a controller makes, no pod can be made there.
+        await until("the service account", lambda: get("serviceaccount", "default", name), SERVICE_ACCOUNT_S)
         yield name
     finally:
         await kubectl("delete", "namespace", name, "--wait=false")

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import json
+import os
 import random
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from e2e.client import new_api
 from e2e.helm import helm
+from e2e.kube.places import KUBECONFIG
 from kvtide_operator.act.kubernetes.api import ApiMetrics, KubernetesApi, OpenGate
 from kvtide_operator.act.kubernetes.children import admin_secret, children
 from kvtide_operator.act.kubernetes.errors import ForbiddenError
@@ -308,9 +310,11 @@ async def test_a_cache_is_made_and_left_alone_under_the_shipped_role(
     try:
         with installed(namespace, values):
             await people.create(cache)
-            settled = ("wait", "tieredcache/chat", f"--namespace={namespace}", "--timeout=60s")
+            settled = ("wait", "tieredcache/chat", f"--namespace={namespace}", "--timeout=90s")
             for condition in ("Ready=True", "Reconciling=False"):
                 run("kubectl", *settled, f"--for=condition={condition}")
+            # What the first round decides is written, too; before that it compiles.
+            run("kubectl", *settled, "--for=jsonpath={.status.decisions[0].action}=Hold")
             before = await writes()
             # Several rounds of the loop, with nothing to do.
             await asyncio.sleep(12)
@@ -319,3 +323,24 @@ async def test_a_cache_is_made_and_left_alone_under_the_shipped_role(
             assert "forbidden" not in logs
     finally:
         await people.delete(TIER_CLASS, None, namespace, uid=made["metadata"]["uid"])
+
+
+def test_the_chart_brings_the_kinds_and_leaves_them(namespace: str) -> None:
+    """As in a cluster that has never seen them: they, and what people declared, outlive the release."""
+    if os.environ["KUBECONFIG"] != str(KUBECONFIG):
+        pytest.skip("in a cluster that is not ours the kinds stay")
+    kinds, within = str(ROOT / "crds"), f"--namespace={namespace}"
+    values = {"crds": {"install": True}, "watchNamespaces": [namespace], "replicas": 0}
+    cache = {**CACHE, "metadata": {"name": "chat", "namespace": namespace}}
+    run("kubectl", "delete", "--ignore-not-found", "-f", kinds)
+    try:
+        with installed(namespace, values):
+            run("kubectl", "wait", "--for=condition=Established", "--timeout=30s", "-f", kinds)
+            run("kubectl", "apply", "--server-side", "-f", "-", stdin=json.dumps(cache))
+        assert "chat" in run("kubectl", "get", "tieredcaches", within, "-o", "name")
+        with installed(namespace, values):
+            assert "chat" in run("kubectl", "get", "tieredcaches", within, "-o", "name")
+    finally:
+        run("kubectl", "delete", "--ignore-not-found", "-f", kinds)
+        run("kubectl", "apply", "--server-side", "--force-conflicts", "-f", kinds)
+        run("kubectl", "wait", "--for=condition=Established", "--timeout=30s", "-f", kinds)

@@ -30,6 +30,8 @@ SHIFT_LIMIT_S: Final = 60.0
 HIT_TOLERANCE: Final = 0.05
 """In absolute terms: of two samples of some hundred requests for documents drawn by chance."""
 STEADY_S: Final = 30.0
+ENTRIES: Final = 1200
+"""75 MiB, of which a part is on SSD while a node is emptied into the others."""
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(280)]
 
@@ -129,6 +131,13 @@ async def sizes(place: Place) -> None:
         await cache.check_sizes(bytes_)
         assert len(await node.keys(1600)) == 1600
     began_s = time.monotonic()
+    await cache.edit({"nodes": {"template": {"cpu": "35m"}}})
+    await cache.settled(128 * MIB, 60)
+    report("CPU request of two nodes from 20m to 35m", began_s)
+    for pod in await cache.pods():
+        (container,) = pod["status"]["containerStatuses"]
+        assert (container["resources"]["requests"]["cpu"], container["restartCount"]) == ("35m", 0)
+    began_s = time.monotonic()
     await cache.resize("128Mi", ssd="640Mi")
     await cache.settled(128 * MIB, 200)
     report("SSD of two nodes from 256Mi to 640Mi, volumes grown", began_s)
@@ -144,6 +153,43 @@ async def sizes(place: Place) -> None:
     assert len(await node.keys(1600)) == 1600
     print(f"\n[figure] {len(before)} objects unchanged for {STEADY_S:.0f} s")
     await check_traces_of_ours(cache)
+
+
+async def class_changed(place: Place) -> None:
+    """Another class of SSD: every volume is replaced, one node at a time, and no entry is lost."""
+    default = json.loads(await kubectl("get", "storageclass", "loop", "-o", "json"))
+    storage = f"other-{place.namespace}"
+    other = {
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": storage},
+        "provisioner": default["provisioner"], "volumeBindingMode": "WaitForFirstConsumer",
+        "allowVolumeExpansion": True,
+    }  # fmt: skip
+    await apply(other, ssd_class("e2e-ssd", "loop"), ssd_class("e2e-ssd-other", storage))
+    try:
+        cache = await start_cache(
+            place.namespace, place.image, name="class", nodes=2, ssd=ssd_tier("e2e-ssd", "256Mi")
+        )
+        node = (await cache.nodes())[0]
+        await node.fill(ENTRIES, BLOCK_BYTES)
+        tiers = (await cache.read())["spec"]["tiers"]
+        tiers[1]["classes"] = ["e2e-ssd-other", "e2e-ssd"]
+        began_s = time.monotonic()
+        await cache.edit({"tiers": tiers})
+        await cache.settled(128 * MIB, 240)
+        report("SSD of another class: two volumes replaced", began_s)
+        listed = json.loads(
+            await kubectl(
+                "-n", cache.namespace, "get", "pvc", "-l", f"kvtide.dev/cache={cache.name}", "-o", "json"
+            )
+        )
+        assert [claim["spec"]["storageClassName"] for claim in listed["items"]] == [storage, storage]
+        status = await cache.status()
+        assert status["tiers"][1]["class"] == "e2e-ssd-other"
+        assert len(await (await cache.nodes())[0].keys(ENTRIES)) == ENTRIES
+        for each in await cache.nodes():
+            assert (await each.status()).tiers["ssd"].capacity_bytes == 128 * MIB
+    finally:
+        await kubectl("delete", "storageclass", storage)
 
 
 async def grown(cache: LiveCache, at_least_bytes: int) -> bool:
@@ -170,7 +216,7 @@ async def versions(cache: LiveCache) -> dict[tuple[str, str], str]:
     return {(one["kind"], one["metadata"]["name"]): one["metadata"]["resourceVersion"] for one in found}
 
 
-SCENARIOS: Final = (shift, sizes)
+SCENARIOS: Final = (shift, sizes, class_changed)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -178,6 +224,7 @@ async def playing(
     request: pytest.FixtureRequest,
     node_image: str,
     definitions: None,
+    compiled: None,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[UnderWay]:
     folder = tmp_path_factory.mktemp("operator")
