@@ -45,9 +45,37 @@ def test_info_tells_what_is_in_a_trace(tmp_path: Path) -> None:
     assert (said["requests"], said["blocks"], said["unique_blocks"], said["span_s"]) == (2, 5, 3, 9.0)
     assert said["hit_ratio_infinite"] == 0.4
     assert said["reuse_gap_s"]["p50"] == 9.0
+    assert said["hit_ratio_observed"] is None
     text = CliRunner().invoke(command, ["info", str(file)])
     assert text.exit_code == 0, text.output
     assert "hit ratio infinite" in text.output
+
+
+def test_info_tells_hits_of_engines_and_of_nodes_apart(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    rest = '"output_length": 1, "observed_at": "engine", "weight": 1, "boot_id": "b"'
+    file.write_text(
+        '{"timestamp": 0, "input_length": 32, "hash_ids": [1, 2], "seq": 0, "hit_blocks": 0,'
+        f' "local_hit_blocks": 0, {rest}}}\n'
+        '{"timestamp": 9, "input_length": 48, "hash_ids": [1, 2, 3], "seq": 1, "hit_blocks": 2,'
+        f' "local_hit_blocks": 1, {rest}}}\n'
+    )
+    result = CliRunner().invoke(command, ["info", str(file), "--json"])
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.output)
+    names = ("hit_ratio_observed", "hit_ratio_of_engines", "hit_ratio_of_nodes")
+    assert [said[name] for name in names] == [0.4, 0.2, 0.2]
+    # A line of an older engine says only how many there were.
+    with file.open("a") as more:
+        more.write(
+            f'{{"timestamp": 20, "input_length": 1, "hash_ids": [9], "seq": 2, "hit_blocks": 0, {rest}}}\n'
+        )
+    said = json.loads(CliRunner().invoke(command, ["info", str(file), "--json"]).output)
+    assert [said[name] for name in names] == [0.3333, None, None]
+    file.write_text(file.read_text().replace('"local_hit_blocks": 1', '"local_hit_blocks": 3'))
+    result = CliRunner().invoke(command, ["info", str(file)])
+    assert result.exit_code == 2
+    assert f"{file}:2: local_hit_blocks are more than hit_blocks" in result.output
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,21 @@ _Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # what readers of traces keep
 
 
 class EngineLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What an engine says of one request: unix milliseconds, tokens, tokens, block ids, blocks it hit."""
+    """What an engine says of one request: unix milliseconds, tokens, tokens, block ids, blocks it hit.
+
+    ``local_hit_blocks`` of the ``hit_blocks`` were in the engine's own cache, the others came from nodes.
+    """
 
     timestamp: _Milliseconds
     input_length: _Count
     output_length: _Count
     hash_ids: Annotated[list[_BlockId], Meta(min_length=1, max_length=MAX_BLOCKS)]
     hit_blocks: _Count | None = None
+    local_hit_blocks: _Count | None = None
+
+    def __post_init__(self) -> None:
+        if self.local_hit_blocks is not None and self.local_hit_blocks > (self.hit_blocks or 0):
+            raise ValueError("local_hit_blocks are more than hit_blocks, of which they are a part")
 
 
 class TraceLine(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -46,6 +54,7 @@ class TraceLine(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     seq: int
     boot_id: str
     hit_blocks: int | None = None
+    local_hit_blocks: int | None = None
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -93,14 +102,28 @@ class TraceRing:
         except msgspec.MsgspecError as error:
             raise ValueError(f"not a trace line: {error}") from None
         self._append(
-            said.timestamp, said.input_length, said.output_length, said.hash_ids, "engine", said.hit_blocks
+            TraceLine(
+                said.timestamp,
+                said.input_length,
+                said.output_length,
+                said.hash_ids,
+                "engine",
+                1,
+                self._next_seq,
+                self.boot_id,
+                said.hit_blocks,
+                said.local_hit_blocks,
+            )
         )
 
     def append_inferred(
         self, timestamp_ms: int, block_ids: list[int], hit_blocks: int, block_tokens: int
     ) -> None:
         """Add a request that the node put together from single accesses."""
-        self._append(timestamp_ms, len(block_ids) * block_tokens, 0, block_ids, "node", hit_blocks)
+        tokens = len(block_ids) * block_tokens
+        self._append(
+            TraceLine(timestamp_ms, tokens, 0, block_ids, "node", 1, self._next_seq, self.boot_id, hit_blocks)
+        )
 
     def read(self, since: str | None) -> Page:
         """Up to `MAX_PAGE_BYTES` of lines from ``since`` (``boot_id:seq``) on, from the oldest without it.
@@ -128,28 +151,9 @@ class TraceRing:
         # Another boot's numbers mean nothing here: all of this boot's lines are new to the reader.
         return min(int(seq), self._next_seq) if boot_id == self.boot_id else 0
 
-    def _append(
-        self,
-        timestamp_ms: int,
-        input_length: int,
-        output_length: int,
-        block_ids: list[int],
-        observed_at: Literal["engine", "node"],
-        hit_blocks: int | None,
-    ) -> None:
-        line = TraceLine(
-            timestamp_ms,
-            input_length,
-            output_length,
-            block_ids,
-            observed_at,
-            1,
-            self._next_seq,
-            self.boot_id,
-            hit_blocks=hit_blocks,
-        )
+    def _append(self, line: TraceLine) -> None:
         self._lines.append(line)
-        self._bytes += LINE_BYTES + BLOCK_ID_BYTES * len(block_ids)
+        self._bytes += LINE_BYTES + BLOCK_ID_BYTES * len(line.hash_ids)
         self._next_seq += 1
         while len(self._lines) > MAX_LINES or self._bytes > MAX_BYTES:
             self._bytes -= LINE_BYTES + BLOCK_ID_BYTES * len(self._lines.popleft().hash_ids)

@@ -1,4 +1,4 @@
-"""`kvtide trace`: generate traces and look at them."""
+"""`kvtide trace`: generate and record traces, and look at them."""
 
 import sys
 from contextlib import nullcontext
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvtide_operator.cli.errors import UserError
+from kvtide_operator.cli.record import record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +22,10 @@ PERCENTILES = (50, 80, 90, 99)
 
 @click.group(name="trace")
 def command() -> None:
-    """Generate traces and look at them."""
+    """Generate and record traces, and look at them."""
+
+
+command.add_command(record)
 
 
 @command.command()
@@ -114,9 +118,22 @@ def _facts(trace: "Trace") -> dict[str, Any]:
         "blocks": len(trace.blocks),
         "unique_blocks": trace.unique_blocks,
         "hit_ratio_infinite": round(reused.infinite_hit_ratio, 4),
+        **_hit_ratios(trace),
         "reuse_gap_s": _spread_of(reused.gap_s),
         "blocks_giving_90_percent_of_reuse": round(reused.top_share(0.9), 4),
         "notes": trace.notes,
+    }
+
+
+def _hit_ratios(trace: "Trace") -> dict[str, float | None]:
+    """What of the blocks was found cached, in all, in the engines and in nodes; None where not all say."""
+    all_hits, local = trace.hit_blocks, trace.local_hit_blocks
+    external = None if all_hits is None or local is None else all_hits - local
+    named = {"observed": all_hits, "of_engines": local, "of_nodes": external}
+    blocks = max(len(trace.blocks), 1)
+    return {
+        f"hit_ratio_{name}": None if hits is None else round(float(hits.sum()) / blocks, 4)
+        for name, hits in named.items()
     }
 
 

@@ -33,6 +33,7 @@ class Trace:
         observed_at: ``engine`` where every access of the engine is in the trace, ``node`` where a GPU
             cache has already filtered it.
         hit_blocks: int32[requests], how many blocks the engines found cached, or None where not all say.
+        local_hit_blocks: int32[requests], how many of these an engine's own cache had, or None likewise.
         started_at_s: when the first arrival was, seconds since the epoch; 0 where the source does not say.
         notes: sentences a user should see about what the reader left out or found missing.
     """
@@ -47,6 +48,7 @@ class Trace:
     block_tokens: int
     observed_at: ObservedAt = "engine"
     hit_blocks: NDArray[np.int32] | None = None
+    local_hit_blocks: NDArray[np.int32] | None = None
     started_at_s: float = 0.0
     notes: tuple[str, ...] = ()
 
@@ -91,6 +93,7 @@ class Trace:
             block_tokens=self.block_tokens,
             observed_at=self.observed_at,
             hit_blocks=None if self.hit_blocks is None else self.hit_blocks[first:last],
+            local_hit_blocks=None if self.local_hit_blocks is None else self.local_hit_blocks[first:last],
             started_at_s=self.started_at_s
             + (float(arrival[0]) if len(arrival) and self.started_at_s else 0.0),
             notes=self.notes,

@@ -1,10 +1,12 @@
 """Traces as Mooncake JSONL, which every reader of public traces takes."""
 
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import msgspec
 import numpy as np
 
+from kvtide_operator.workload.readers.node import NodeRow
 from kvtide_operator.workload.trace import Trace
 
 _CHUNK_REQUESTS = 4096
@@ -30,3 +32,26 @@ def write_mooncake(trace: Trace, file: BinaryIO) -> None:
             for request in range(first, min(first + _CHUNK_REQUESTS, trace.requests))
         ]
         file.write(encoder.encode_lines(rows))
+
+
+def encode_node_line(
+    *,
+    arrived_s: float,
+    input_tokens: int,
+    output_tokens: int,
+    block_ids: Sequence[int],
+    seq: int,
+    boot_id: str,
+) -> bytes:
+    """A line as kvtide's nodes export it, of a request that an engine told of; ``arrived_s`` is Unix time."""
+    row = NodeRow(
+        timestamp=int(arrived_s * 1e3),
+        input_length=input_tokens,
+        output_length=output_tokens,
+        hash_ids=list(block_ids),
+        observed_at="engine",
+        weight=1,
+        seq=seq,
+        boot_id=boot_id,
+    )
+    return msgspec.json.encode(row) + b"\n"

@@ -144,6 +144,7 @@ class Columns:
         weight: NDArray[np.float64] | None = None,
         observed_at: ObservedAt = "engine",
         hit_blocks: NDArray[np.int32] | None = None,
+        local_hit_blocks: NDArray[np.int32] | None = None,
         started_at_s: float = 0.0,
         notes: tuple[str, ...] = (),
     ) -> Trace:
@@ -160,6 +161,7 @@ class Columns:
             block_tokens=block_tokens,
             observed_at=observed_at,
             hit_blocks=hit_blocks,
+            local_hit_blocks=local_hit_blocks,
             started_at_s=started_at_s,
             notes=notes,
         )

@@ -20,7 +20,7 @@ from kvtide_operator.workload.trace import ObservedAt, Trace
 USUAL_BLOCK_TOKENS = 512
 
 
-class NodeRow(RequestRow, gc=False):
+class NodeRow(RequestRow, gc=False, omit_defaults=True):
     """A request as a node tells it."""
 
     observed_at: ObservedAt
@@ -28,6 +28,11 @@ class NodeRow(RequestRow, gc=False):
     seq: Annotated[int, msgspec.Meta(ge=0)]
     boot_id: str
     hit_blocks: Tokens | None = None
+    local_hit_blocks: Tokens | None = None
+
+    def __post_init__(self) -> None:
+        if self.local_hit_blocks is not None and self.local_hit_blocks > (self.hit_blocks or 0):
+            raise ValueError("local_hit_blocks are more than hit_blocks, of which they are a part")
 
 
 def parse(text: TraceText, block_tokens: int | None) -> Trace:
@@ -85,16 +90,21 @@ def _columns(text: TraceText, rows: Sequence[NodeRow], kept: NDArray[np.int64]) 
 
 def _trace(rows: Sequence[NodeRow], columns: Columns, block_tokens: int, notes: tuple[str, ...]) -> Trace:
     kept = [rows[at] for at in columns.row]
-    hits = [row.hit_blocks for row in kept if row.hit_blocks is not None]
     return columns.trace(
         block_tokens,
         seconds=1e-3,
         weight=np.array([row.weight for row in kept], dtype=np.float64),
         observed_at=kept[0].observed_at,
-        hit_blocks=np.array(hits, dtype=np.int32) if len(hits) == len(kept) else None,
+        hit_blocks=_if_all_say([row.hit_blocks for row in kept]),
+        local_hit_blocks=_if_all_say([row.local_hit_blocks for row in kept]),
         started_at_s=kept[0].timestamp * 1e-3,
         notes=notes,
     )
+
+
+def _if_all_say(counts: Sequence[int | None]) -> NDArray[np.int32] | None:
+    said = [count for count in counts if count is not None]
+    return np.array(said, dtype=np.int32) if len(said) == len(counts) else None
 
 
 def _missing(rows: Sequence[NodeRow]) -> int:
