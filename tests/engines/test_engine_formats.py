@@ -14,7 +14,7 @@ from kvtide_cachenode.engines.container import HEADER_BYTES, ContainerError, Qua
 from kvtide_cachenode.engines.model_digest import WeightsError, digest
 from kvtide_cachenode.engines.options import Options, OptionsError, read_options
 from kvtide_cachenode.engines.tally import COUNTERS
-from kvtide_cachenode.eviction.depth import depth_in_key, root_in_key
+from kvtide_cachenode.eviction.depth import depth_in_key, root_in_key, root_of
 from kvtide_cachenode.inference import canonical
 
 HASHES = [bytes([depth]) * 32 for depth in range(4)]
@@ -29,9 +29,10 @@ def test_a_key_says_depth_and_root_and_ranks_fold():
     keys = [[name.key(rank) for rank in all_ranks(2, 1)] for name in chain]
     assert [depth_in_key(key) for key, _ in keys] == [0, 1, 2, 3]
     # Above the branching depth a block is its own root, below it the branch's.
-    assert [root_in_key(key) for key, _ in keys] == [b"00" * 8, b"01" * 8, b"01" * 8, b"01" * 8]
+    above, branch = (root_of(block_id).encode() for block_id in trace_ids(HASHES[:2], []))
+    assert [root_in_key(key) for key, _ in keys] == [above, branch, branch, branch]
     assert all(canonical(one) == canonical(other) and one != other for one, other in keys)
-    assert keys[2][1] == b"kvt:m:l:1-2x1:0101010101010101:2:" + b"02" * 32
+    assert keys[2][1] == b"kvt:m:l:1-2x1:%b:2:%b" % (branch, b"02" * 32)
 
 
 def test_names_of_a_part_are_a_part_of_the_names():

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
-ROOT_DIGITS: Final = 16
+from kvtide_cachenode.eviction import root_of
+
 MODEL_DIGITS: Final = 16
 
 
@@ -30,9 +31,9 @@ class BlockName:
 def names(head: bytes, hashes: Sequence[bytes], root_depth: int, first: int, last: int) -> list[BlockName]:
     """Names of blocks ``first`` to ``last`` (excluded) of the chain ``hashes``.
 
-    A block's root is the hash of the chain's block at ``root_depth``, or its own above that.
+    A block's root is the chain's block at ``root_depth``, or itself above that, by its id in the trace.
     """
-    roots = [block.hex()[:ROOT_DIGITS].encode() for block in hashes[: min(last, root_depth + 1)]]
+    roots = [root_of(_id(block)).encode() for block in hashes[: min(last, root_depth + 1)]]
     return [
         BlockName(head, b"%b:%d:%b" % (roots[min(depth, root_depth)], depth, hashes[depth].hex().encode()))
         for depth in range(first, last)
@@ -61,4 +62,5 @@ def trace_ids(hashes: Sequence[bytes], tail_tokens: Sequence[int]) -> list[int]:
 
 
 def _id(block: bytes) -> int:
-    return int.from_bytes(block[:8], "little") >> 11
+    # Its last eight bytes are what vLLM's KV events name it by.
+    return int.from_bytes(block[-8:], "big") >> 11

@@ -20,6 +20,9 @@ from kvtide_cachenode.engines.tally import Tally
 
 MAX_BATCH_BLOCKS: Final = 8  # GETs sent at once on one connection
 COPY_S: Final = 0.001  # a block's copy takes about so long
+# An engine with nothing to compute asks for ended loads without a pause, on a core that transfers need. It
+# waits for so long instead, which is what a request that arrives meanwhile may lose.
+IDLE_WAIT_S: Final = 0.005
 
 
 class LoadJob:
@@ -95,6 +98,7 @@ class Loader(Generic[SlotT]):
         self._mine = threading.local()
         self._tally = tally
         self._jobs: list[LoadJob] = []
+        self._rested = threading.Event()
 
     def start(self, job: LoadJob) -> None:
         """Begin to load; `ended` says when the job is over."""
@@ -109,11 +113,21 @@ class Loader(Generic[SlotT]):
         ]
         job.batches = len(batches)
         self._jobs.append(job)
+        if not batches:
+            self._rested.set()
         for address, batch in batches:
             self._threads.submit(self._run, job, address, batch).add_done_callback(log_accident)
 
-    def ended(self) -> list[LoadJob]:
-        """Jobs that are over since the last call: complete, given up by all batches, or past the deadline."""
+    def ended(self, patience_s: float = 0.0) -> list[LoadJob]:
+        """Jobs that are over since the last call: complete, given up by all batches, or past the deadline.
+
+        While jobs are under way, the call waits up to ``patience_s`` for one to come to rest, and no longer
+        than to the first deadline.
+        """
+        if patience_s and self._jobs:
+            left_s = min(job.deadline_s for job in self._jobs) - time.monotonic()
+            self._rested.wait(max(0.0, min(patience_s, left_s)))
+        self._rested.clear()
         now_s = time.monotonic()
         over = [job for job in self._jobs if job.is_over(now_s)]
         for job in over:
@@ -153,6 +167,7 @@ class Loader(Generic[SlotT]):
             self._tally.add("node_errors")
         finally:
             job.end_batch()
+            self._rested.set()
 
     def _fetch(
         self, job: LoadJob, address: Address, blocks: Sequence[tuple[bytes, int]], before: bytes

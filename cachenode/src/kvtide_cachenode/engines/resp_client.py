@@ -6,6 +6,7 @@ reply would be a late one.
 
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ class Connection:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if credentials.tls is not None:
                 self._socket = credentials.tls.wrap_socket(self._socket, server_hostname=address[0])
+            else:
+                self._socket.settimeout(None)
         except OSError as error:
             raise NodeError(f"no connection: {error}") from None
         if credentials.password is not None:
@@ -98,17 +101,13 @@ class Connection:
         left = [memoryview(part) for part in parts]
         try:
             while left:
-                self._socket.settimeout(_left(deadline_s))
-                # A TLS socket has no sendmsg.
-                sent = (
-                    self._socket.send(left[0])
-                    if isinstance(self._socket, ssl.SSLSocket)
-                    else self._socket.sendmsg(left[:MAX_BUFFERS])
-                )
+                sent = self._send(left[:MAX_BUFFERS], deadline_s)
                 while left and sent >= len(left[0]):
                     sent -= len(left.pop(0))
                 if sent:
                     left[0] = left[0][sent:]
+        except BlockingIOError:
+            raise NodeError("it takes nothing") from None
         except OSError as error:
             raise NodeError(f"not sent: {error}") from None
 
@@ -165,7 +164,7 @@ class Connection:
         memory[:here] = memoryview(self._buffer)[self._start : self._start + here]
         self._start += here
         while here < len(memory):
-            here += self._receive(memory[here:], deadline_s)
+            here += self._receive(memory[here:], deadline_s, socket.MSG_WAITALL)
         while self._end - self._start < 2:
             self._more(deadline_s)
         if self._buffer[self._start : self._start + 2] != b"\r\n":
@@ -188,15 +187,38 @@ class Connection:
             self._start, self._end = 0, kept
         self._end += self._receive(memoryview(self._buffer)[self._end :], deadline_s)
 
-    def _receive(self, memory: memoryview, deadline_s: float) -> int:
-        try:
+    def _send(self, buffers: Sequence[memoryview], deadline_s: float) -> int:
+        if isinstance(self._socket, ssl.SSLSocket):  # has no sendmsg
             self._socket.settimeout(_left(deadline_s))
-            count = self._socket.recv_into(memory)
+            return self._socket.send(buffers[0])
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_left(deadline_s)))
+        return self._socket.sendmsg(buffers)
+
+    def _receive(self, memory: memoryview, deadline_s: float, flags: int = 0) -> int:
+        """Receive something; with ``MSG_WAITALL`` all of ``memory`` by the deadline, but not with TLS.
+
+        The kernel waits, not the interpreter: a value of megabytes is one system call, after which this
+        thread takes the interpreter's lock once and not a hundred times.
+        """
+        try:
+            if isinstance(self._socket, ssl.SSLSocket):
+                self._socket.settimeout(_left(deadline_s))
+                count = self._socket.recv_into(memory)
+            else:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(_left(deadline_s)))
+                count = self._socket.recv_into(memory, 0, flags)
+        except BlockingIOError:
+            raise NodeError("no reply in time") from None
         except OSError as error:
             raise NodeError(f"no reply: {error}") from None
         if not count:
             raise NodeError("closed the connection")
         return count
+
+
+def _timeval(seconds: float) -> bytes:
+    """``struct timeval``; zero would mean to wait for ever."""
+    return struct.pack("@ll", int(seconds), max(1, int(seconds % 1 * 1e6)))
 
 
 def _left(deadline_s: float) -> float:

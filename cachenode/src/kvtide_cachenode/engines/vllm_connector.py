@@ -138,8 +138,9 @@ class KvtideConnector(KVConnectorBase_V1):
         finished_req_ids: set[str],  # noqa: ARG002 - vLLM's signature
     ) -> tuple[set[str] | None, set[str] | None]:
         """Requests whose loads are over."""
-        ended = self._worker.ended_loads() if self._worker is not None else set()
-        return None, ended or None
+        if self._worker is None:
+            return None, None
+        return None, self._worker.ended_loads(self._step_metadata.is_idle) or None
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         """Blocks of these loads that vLLM has to compute."""

@@ -28,7 +28,8 @@ class Store:
 
 @dataclass
 class StepMetadata(KVConnectorMetadata):
-    """One step's transfers."""
+    """One step's transfers; ``is_idle`` says that the step computes nothing."""
 
     loads: list[Load] = field(default_factory=list)
     stores: list[Store] = field(default_factory=list)
+    is_idle: bool = False

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtide_cachenode.access_trace import EngineLine
 from kvtide_cachenode.engines.block_keys import BlockName, names, trace_ids
+from kvtide_cachenode.engines.loading import IDLE_WAIT_S
 from kvtide_cachenode.engines.lookup import Lookups
 from kvtide_cachenode.engines.tally import Tally
 from kvtide_cachenode.engines.trace_reporter import TraceReporter
@@ -35,7 +37,8 @@ class _Tracked:
     lookup: "Future[int] | None" = None
     loaded_after: int | None = None  # preemptions before the last load
     began_s: float = 0.0
-    hit_blocks: int | None = None
+    local_hit_blocks: int = 0
+    hit_blocks: int | None = None  # the nodes' and the local ones; None until the request has blocks
 
 
 class SchedulerSide:
@@ -99,7 +102,7 @@ class SchedulerSide:
         tracked = self._requests[request.request_id]
         first, count = tracked.first, external_tokens // self._block_tokens
         if tracked.hit_blocks is None:
-            tracked.hit_blocks = first + count
+            tracked.local_hit_blocks, tracked.hit_blocks = first, first + count
         tracked.lookup = None  # a preempted request looks again
         if count:
             tracked.loaded_after = request.num_preemptions
@@ -110,7 +113,10 @@ class SchedulerSide:
 
     def step(self, output: "SchedulerOutput") -> StepMetadata:
         """The transfers of a step that is about to run."""
-        metadata = StepMetadata(loads=self._loads)
+        is_idle = not output.total_num_scheduled_tokens
+        if is_idle and not self._loads:
+            self._await_lookup()
+        metadata = StepMetadata(loads=self._loads, is_idle=is_idle)
         self._loads = []
         computed = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
         cached = output.scheduled_cached_reqs
@@ -144,6 +150,7 @@ class SchedulerSide:
                 output_length=request.num_output_tokens,
                 hash_ids=trace_ids(hashes, rest),
                 hit_blocks=tracked.hit_blocks,
+                local_hit_blocks=tracked.local_hit_blocks,
             )
         )
 
@@ -157,6 +164,12 @@ class SchedulerSide:
     def renew(self) -> None:
         """The weights have changed: nothing stored until now may be loaded."""
         self._namespace.renew()
+
+    def _await_lookup(self) -> None:
+        """Wait a moment for a look-up that a request waits for: vLLM would ask again at once, and again."""
+        waiting = [one.lookup for one in self._requests.values() if one.lookup is not None]
+        if waiting:
+            wait(waiting, IDLE_WAIT_S, FIRST_COMPLETED)
 
     def _stores(self, tracked: _Tracked, end: int, block_ids: Sequence[int]) -> list[Store]:
         start = tracked.stored_end

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kvtide_cachenode.engines.block_layout import BlockLayout, LayerShape, TensorSlot
-from kvtide_cachenode.engines.loading import Loader, LoadJob
+from kvtide_cachenode.engines.loading import IDLE_WAIT_S, Loader, LoadJob
 from kvtide_cachenode.engines.node_set import NodeSet
 from kvtide_cachenode.engines.storing import Storer
 from kvtide_cachenode.engines.tally import Tally
@@ -64,9 +64,12 @@ class WorkerSide:
             self._quality[store.block_id] = lineage
             self._store(store, lineage)
 
-    def ended_loads(self) -> set[str]:
-        """Requests whose loads are over, complete or not, each once and never after its deadline."""
-        jobs = self._loader.ended()
+    def ended_loads(self, is_idle: bool) -> set[str]:
+        """Requests whose loads are over, complete or not, each once and never after its deadline.
+
+        With ``is_idle``, when the step computes nothing, it waits a moment for the first of them.
+        """
+        jobs = self._loader.ended(IDLE_WAIT_S if is_idle else 0.0)
         for job in jobs:
             load = self._loads.pop(job.request_id)
             before = load.before

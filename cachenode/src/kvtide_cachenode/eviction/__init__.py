@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kvtide_cachenode.eviction.admission import NEEDED_WORTH, History, WriteAdmission, admits
-from kvtide_cachenode.eviction.depth import depth_in_key, root_in_key
+from kvtide_cachenode.eviction.depth import depth_in_key, root_in_key, root_of
 from kvtide_cachenode.eviction.gdsf import GreedyDualSizeFrequency
 from kvtide_cachenode.eviction.lru import LeastRecentlyUsed
 from kvtide_cachenode.eviction.policy import Policy
@@ -41,4 +41,5 @@ __all__ = [
     "make_policy",
     "replay",
     "root_in_key",
+    "root_of",
 ]

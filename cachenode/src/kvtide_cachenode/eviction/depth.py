@@ -17,6 +17,11 @@ def depth_in_key(key: Hashable) -> int:
     return int(parts[_DEPTH])
 
 
+def root_of(block_id: int) -> str:
+    """The root in the keys of the subtree below a block, by that block's id in the access trace."""
+    return f"{block_id:014x}"
+
+
 def root_in_key(key: bytes) -> bytes | None:
     """The subtree of a key's block, None for keys of another form: they share the residual group."""
     if not key.startswith(b"kvt:"):
