@@ -1,12 +1,13 @@
-"""`lm://` PUT and GET: this node against LMCache's own `lmcache_server`, side by side in one run.
+"""`lm://` PUT and GET: this node against LMCache's own `lmcache_server` and against the limit, side by side.
 
     python benches/lm_ratio.py --lmcache-server VENV/bin/lmcache_server [--json]
 
-Both servers run on this machine and get the same load from the same client, in turns. The keys are few and
-overwritten, so that `lmcache_server`, which never evicts, stays within `WORKING_SET_BYTES`. A PUT has no
-reply: a run of PUTs ends with an EXIST, whose reply says that all of them were read. Each figure is the
-median of the rounds; the ratio is the median of the rounds' ratios. Where the machine is the
-limit, the rates are alike and the servers' CPU time tells more.
+The servers run on this machine and get the same load from the same client, in turns; the *limit* is a bare
+loop (bare_lm.py) that receives every payload into one buffer and sends it from there, with a thread for each
+connection. The keys are few and overwritten, so that `lmcache_server`, which never evicts, stays within
+`WORKING_SET_BYTES`. A PUT has no reply: a run of PUTs ends with an EXIST, whose reply says that all of them
+were read. Each figure is the median of the rounds; the ratio is the median of the rounds' ratios. Where the
+machine is the limit, the rates are alike and the servers' CPU time tells more.
 """
 
 import argparse
@@ -169,6 +170,13 @@ def lmcache_server(program, log):
 
 
 @contextmanager
+def bare_loop(log):
+    command = [sys.executable, str(Path(__file__).with_name("bare_lm.py")), str(max(SIZES_BYTES))]
+    with process(command, subprocess.PIPE, log) as child:
+        yield ("127.0.0.1", int(child.stdout.readline())), child.pid
+
+
+@contextmanager
 def kvtide_node(program, log):
     listen = [part for flag in ("--listen", "--lm", "--admin") for part in (flag, "127.0.0.1:0")]
     with process([program, "serve", *listen, "--dram", "1Gi"], subprocess.PIPE, log) as child:
@@ -194,52 +202,58 @@ def arguments():
     return options
 
 
-def cells(options, theirs, ours):
+def cells(options, servers):
     for size_bytes in SIZES_BYTES:
         for connections in options.connections:
             requests = max(1, options.megabytes * 1_000_000 // size_bytes // connections)
             for name, run in (("PUT", run_puts), ("GET", run_gets)):
                 load = (run, size_bytes, connections, requests)
-                rounds = [
-                    [measured(*server, *load) for server in (theirs, ours)] for _ in range(options.rounds)
-                ]
-                rates, costs = ([[pair[at] for pair in both] for both in rounds] for at in (0, 1))
-                their_mb_s, our_mb_s = (statistics.median(column) for column in zip(*rates, strict=True))
-                their_cpu, our_cpu = (statistics.median(column) for column in zip(*costs, strict=True))
+                rounds = [[measured(*server, *load) for server in servers] for _ in range(options.rounds)]
+                rates, costs = ([[pair[at] for pair in each] for each in rounds] for at in (0, 1))
+                their_mb_s, our_mb_s, limit_mb_s = map(statistics.median, zip(*rates, strict=True))
+                their_cpu, our_cpu, limit_cpu = map(statistics.median, zip(*costs, strict=True))
                 yield {
                     "operation": name,
                     "size_bytes": size_bytes,
                     "connections": connections,
                     "lmcache_server_mb_s": round(their_mb_s),
                     "kvtide_mb_s": round(our_mb_s),
-                    "ratio": round(statistics.median(ours / theirs for theirs, ours in rates), 2),
+                    "limit_mb_s": round(limit_mb_s),
+                    "ratio": round(statistics.median(ours / theirs for theirs, ours, _ in rates), 2),
+                    "kvtide_to_limit": round(statistics.median(ours / limit for _, ours, limit in rates), 2),
+                    "limit_ratio": round(statistics.median(limit / theirs for theirs, _, limit in rates), 2),
                     "lmcache_server_cpu_s_per_gb": round(their_cpu, 3),
                     "kvtide_cpu_s_per_gb": round(our_cpu, 3),
+                    "limit_cpu_s_per_gb": round(limit_cpu, 3),
                 }
 
 
 def show(cell):
     size = f"{cell['size_bytes'] >> 20} MiB"
-    print(f"{cell['operation']:4} {size:>6} {cell['connections']:>12}", end=" ")
-    print(f"{cell['lmcache_server_mb_s']:>15} {cell['kvtide_mb_s']:>8} {cell['ratio']:>6}", end=" ")
-    print(f"{cell['lmcache_server_cpu_s_per_gb']:>9} {cell['kvtide_cpu_s_per_gb']:>6}", flush=True)
+    print(f"{cell['operation']:4} {size:>6} {cell['connections']:>5}", end=" ")
+    print(f"{cell['lmcache_server_mb_s']:>15} {cell['kvtide_mb_s']:>8} {cell['limit_mb_s']:>8}", end=" ")
+    print(f"{cell['ratio']:>10} {cell['kvtide_to_limit']:>10} {cell['limit_ratio']:>10}", end=" ")
+    print(f"{cell['lmcache_server_cpu_s_per_gb']:>9} {cell['kvtide_cpu_s_per_gb']:>7}", end=" ")
+    print(f"{cell['limit_cpu_s_per_gb']:>7}", flush=True)
 
 
 def main():
     options = arguments()
     with ExitStack() as stack:
-        their_log, our_log = (stack.enter_context(tempfile.NamedTemporaryFile("w")) for _ in range(2))
-        theirs = stack.enter_context(lmcache_server(options.lmcache_server, their_log))
-        ours = stack.enter_context(kvtide_node(options.node, our_log))
+        logs = [stack.enter_context(tempfile.NamedTemporaryFile("w")) for _ in range(3)]
+        theirs = stack.enter_context(lmcache_server(options.lmcache_server, logs[0]))
+        ours = stack.enter_context(kvtide_node(options.node, logs[1]))
+        limit = stack.enter_context(bare_loop(logs[2]))
         if options.json:
-            print(json.dumps(list(cells(options, theirs, ours)), indent=2))
+            print(json.dumps(list(cells(options, (theirs, ours, limit))), indent=2))
             return
         print(
-            f"{'MB/s':4} {'size':>6} {'connections':>12} {'lmcache_server':>15} {'kvtide':>8} {'ratio':>6}",
-            end=" ",
+            f"{'MB/s':4} {'size':>6} {'conns':>5} {'lmcache_server':>15} {'kvtide':>8} {'limit':>8}", end=" "
         )
-        print(f"{'CPU s/GB:':>9} {'kvtide':>6}")
-        for cell in cells(options, theirs, ours):
+        print(
+            f"{'kvt/lmc':>10} {'kvt/limit':>10} {'limit/lmc':>10} {'CPU s/GB:':>9} {'kvtide':>7} {'limit':>7}"
+        )
+        for cell in cells(options, (theirs, ours, limit)):
             show(cell)
 
 

@@ -1,13 +1,15 @@
-"""GET, SET, EXISTS and MGET of the node against redis on the same machine with the same client, side by side.
+"""The node against redis, and against what the machine can do at all, with the same client, side by side.
 
-    python benches/redis_ratio.py [--client lean|redis-benchmark] [--sizes 64Ki,1Mi,4Mi,16Mi]
-                                  [--connections 1,4,16] [--rounds 5] [--seconds 0.4] [--json]
+    python benches/redis_ratio.py [--sizes 64Ki,1Mi,4Mi,16Mi] [--connections 1,4,16] [--rounds 5]
+                                  [--seconds 0.4] [--client redis-benchmark] [--no-many] [--json]
 
-Node and redis run at the same time and take turns, round by round, so that what else the machine does falls
-on both; the ratio of each round is taken and the median ratio is reported, with the lowest and the highest.
+Node, redis and a bare socket loop (bare_loop.py: the *limit*, it receives a request into one buffer and
+answers with another) run at the same time and take turns, round by round, so that what else the machine does
+falls on all of them. Ratios are taken within a round; the median is reported, of node / redis with the lowest
+and the highest. Where limit / redis is below a figure, no server written in Python reaches that figure here.
+
 The lean client (lean_client.py) copies nothing twice; redis-benchmark copies each reply three times, which on
-two cores hides most of what a server does. With the lean client, GET is also measured against the limit: a
-bare loop that sends one buffer (BARE; its column is "redis GB/s").
+two cores hides most of what a server does. It cannot be answered by a bare loop.
 """
 
 import argparse
@@ -19,32 +21,40 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lean_client import DEPTH, KEYS, SMALL_VALUE_BYTES
+from lean_client import DEPTH, KEYS, case, prepare
 
 from kvtide_cachenode.quantity import parse_quantity
 
 FOLDER = Path(__file__).parent
 START_S = 15.0
 BENCHMARK_S = 300.0
+# 16 commands of 64 keys under way on one connection, and 64 commands of one key.
+MANY_KEYS = (("EXISTS", 256), ("EXISTS1", 256), ("MGET", 256), ("MGET", 4096))
+
+Round = list[float]
+"""Round trips a second of node, redis and, if measured, the limit."""
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """One operation at one size and concurrency; rates are medians in GB/s (1e9 bytes)."""
+class Row:
+    """One operation at one size and concurrency; rates are medians, of keys for the many-key cases."""
 
     operation: str
     size_bytes: int
     connections: int
     node_gb_s: float
     redis_gb_s: float
+    limit_gb_s: float | None
     ratio: float
     lowest: float
     highest: float
+    node_to_limit: float | None
+    limit_to_redis: float | None
 
 
 @contextmanager
@@ -84,9 +94,10 @@ def redis() -> Iterator[int]:
 
 
 @contextmanager
-def bare(size_bytes: int) -> Iterator[int]:
-    """A loop of receive and send, in a process of its own, that answers everything with one buffer."""
-    command = [sys.executable, str(FOLDER / "bare_loop.py"), str(size_bytes)]
+def limit(operation: str, size_bytes: int) -> Iterator[int]:
+    """A bare loop in a process of its own, for one case."""
+    said, reply_bytes = case(operation, size_bytes)
+    command = [sys.executable, str(FOLDER / "bare_loop.py"), str(len(said)), str(reply_bytes)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
@@ -96,86 +107,97 @@ def bare(size_bytes: int) -> Iterator[int]:
         process.wait()
 
 
-def lean_rate(port: int, case: str, size_bytes: int, connections: int, seconds: float) -> float:
+def lean_rate(port: int, operation: str, size_bytes: int, connections: int, seconds: float) -> float:
     """Round trips per second of the lean client."""
-    command = [sys.executable, str(FOLDER / "lean_client.py"), str(port), case, str(size_bytes)]
+    command = [sys.executable, str(FOLDER / "lean_client.py"), str(port), operation, str(size_bytes)]
     command += [str(connections), str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=BENCHMARK_S)
     return float(done.stdout)
 
 
-def measure_lean(
-    case: str, ports: tuple[int, int], size_bytes: int, connections: int, rounds: int, seconds: float
-) -> Ratio:
-    """Node against redis; in the case BARE the node's GET against the loop."""
-    pairs = []
+def in_turns(contenders: int, rounds: int, measure: Callable[[int], float]) -> list[Round]:
+    """``rounds`` rounds behind one that warms up; who begins changes from round to round."""
+    seen: list[Round] = []
     for number in range(rounds + 1):
-        found = [0.0, 0.0]
-        for which in (0, 1) if number % 2 else (1, 0):
-            asked = "GET" if case == "BARE" and which == 0 else case
-            found[which] = lean_rate(ports[which], asked, size_bytes, connections, seconds)
+        found = [0.0] * contenders
+        for turn in range(contenders):
+            which = (turn + number) % contenders
+            found[which] = measure(which)
         if number:
-            pairs.append((found[0], found[1]))
-    return summary(case, size_bytes, connections, pairs)
+            seen.append(found)
+    return seen
 
 
-def summary(operation: str, size_bytes: int, connections: int, pairs: list[tuple[float, float]]) -> Ratio:
-    ratios = [ours / theirs for ours, theirs in pairs]
-    return Ratio(
+def row(operation: str, size_bytes: int, connections: int, moved_bytes: int, rounds: list[Round]) -> Row:
+    """``moved_bytes`` are a round trip's."""
+
+    def median(of: Callable[[Round], float]) -> float:
+        return statistics.median(map(of, rounds))
+
+    ratios = [found[0] / found[1] for found in rounds]
+    limited = len(rounds[0]) > 2
+    return Row(
         operation,
         size_bytes,
         connections,
-        statistics.median(ours for ours, _ in pairs) * size_bytes / 1e9,
-        statistics.median(theirs for _, theirs in pairs) * size_bytes / 1e9,
+        median(lambda found: found[0]) * moved_bytes / 1e9,
+        median(lambda found: found[1]) * moved_bytes / 1e9,
+        median(lambda found: found[2]) * moved_bytes / 1e9 if limited else None,
         statistics.median(ratios),
         min(ratios),
         max(ratios),
+        median(lambda found: found[0] / found[2]) if limited else None,
+        median(lambda found: found[2] / found[1]) if limited else None,
     )
 
 
-def rates(port: int, size_bytes: int, connections: int, requests: int) -> dict[str, float]:
-    """Requests per second by operation."""
-    command = ["redis-benchmark", "-p", str(port), "-t", "set,get", "-d", str(size_bytes)]
+def lean_rows(ports: tuple[int, int], given: argparse.Namespace) -> Iterator[Row]:
+    """All cases of the lean client."""
+    sizes = list(map(parse_quantity, given.sizes.split(",")))
+    counts = list(map(int, given.connections.split(",")))
+    cells = [(name, size, count) for size in sizes for name in ("SET", "GET") for count in counts]
+    for operation, size, count in cells + [(*many, 1) for many in MANY_KEYS if given.many]:
+        for port in ports:
+            prepare(port, operation, size)
+        with limit(operation, size) as limit_port:
+            at = (*ports, limit_port)
+            rounds = in_turns(
+                3,
+                given.rounds,
+                lambda which: lean_rate(at[which], operation, size, count, given.seconds),  # noqa: B023 - used here
+            )
+        moved = {"EXISTS": KEYS * DEPTH, "EXISTS1": KEYS, "MGET": KEYS * DEPTH * size}.get(operation, size)
+        yield row(operation, size, count, moved, rounds)
+
+
+def benchmark_rate(port: int, operation: str, size_bytes: int, connections: int, requests: int) -> float:
+    """Requests per second as redis-benchmark sees them."""
+    command = ["redis-benchmark", "-p", str(port), "-t", operation.lower(), "-d", str(size_bytes)]
     command += ["-c", str(connections), "-n", str(requests), "--csv"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=BENCHMARK_S)
-    rows = csv.DictReader(done.stdout.splitlines())
-    return {row["test"]: float(row["rps"]) for row in rows}
+    return float(next(csv.DictReader(done.stdout.splitlines()))["rps"])
 
 
-def measure(
-    ports: tuple[int, int], size_bytes: int, connections: int, rounds: int, volume_bytes: int
-) -> Iterator[Ratio]:
-    requests = max(volume_bytes // size_bytes, 10 * connections)
-    seen: dict[str, list[tuple[float, float]]] = {"SET": [], "GET": []}
-    for number in range(rounds + 1):
-        order = (0, 1) if number % 2 else (1, 0)
-        found = {which: rates(ports[which], size_bytes, connections, requests) for which in order}
-        if number:  # the first round warms both up
-            for operation, pairs in seen.items():
-                pairs.append((found[0][operation], found[1][operation]))
-    for operation, pairs in seen.items():
-        yield summary(operation, size_bytes, connections, pairs)
-
-
-def lean_ratios(ports: tuple[int, int], given: argparse.Namespace) -> Iterator[Ratio]:
-    """All cases of the lean client. The many-key cases move 64 keys, or values of 256 bytes, at once."""
-    connections = list(map(int, given.connections.split(",")))
-    for size in map(parse_quantity, given.sizes.split(",")):
-        for case in ("SET", "GET"):
-            for count in connections:
-                yield measure_lean(case, ports, size, count, given.rounds, given.seconds)
-        with bare(size) as limit:
-            yield measure_lean("BARE", (ports[0], limit), size, 1, given.rounds, given.seconds)
-    many = {"EXISTS": KEYS * DEPTH, "EXISTS1": KEYS, "MGET": KEYS * DEPTH * SMALL_VALUE_BYTES}
-    for case, moved in many.items():
-        yield measure_lean(case, ports, moved, 1, given.rounds, given.seconds)
-
-
-def benchmark_ratios(ports: tuple[int, int], given: argparse.Namespace) -> Iterator[Ratio]:
-    """GET and SET as redis-benchmark sees them."""
+def benchmark_rows(ports: tuple[int, int], given: argparse.Namespace) -> Iterator[Row]:
+    """SET and GET as redis-benchmark sees them."""
     for size in map(parse_quantity, given.sizes.split(",")):
         for count in map(int, given.connections.split(",")):
-            yield from measure(ports, size, count, given.rounds, parse_quantity(given.volume))
+            requests = max(parse_quantity(given.volume) // size, 10 * count)
+            for operation in ("SET", "GET"):
+                rounds = in_turns(
+                    2,
+                    given.rounds,
+                    lambda which: benchmark_rate(ports[which], operation, size, count, requests),  # noqa: B023
+                )
+                yield row(operation, size, count, size, rounds)
+
+
+def shown(found: Row) -> str:
+    """One line of the table."""
+    line = f"{found.operation:8}{found.size_bytes:9}{found.connections:6}"
+    line += f"{found.node_gb_s:10.4g}{found.redis_gb_s:10.4g}{found.limit_gb_s or float('nan'):10.4g}"
+    line += f"{found.ratio:11.2f} {f'({found.lowest:.2f}-{found.highest:.2f})':12}"
+    return line + f"{found.node_to_limit or float('nan'):11.2f}{found.limit_to_redis or float('nan'):12.2f}"
 
 
 def main() -> None:
@@ -186,26 +208,26 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.4, help="of one measurement of the lean client")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--volume", default="1Gi", help="bytes redis-benchmark moves a round")
+    parser.add_argument("--no-many", dest="many", action="store_false", help="leave out EXISTS and MGET")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     for tool in ("redis-server", "redis-benchmark"):
         if shutil.which(tool) is None:
             parser.exit(2, f"{tool} is not on PATH: install redis\n")
     if not given.json:
-        print(f"{'':8}{'size':>9}{'conns':>6}{'node GB/s':>11}{'redis GB/s':>11}{'ratio':>7}   spread")
-    ratios = []
+        head = f"{'':8}{'size':>9}{'conns':>6}{'node':>10}{'redis':>10}{'limit':>10}"
+        print(
+            f"{head} {'node/redis':>10} {'':12}{'node/limit':>11}{'limit/redis':>12}   GB/s; EXISTS: Gkeys/s"
+        )
+    rows = []
     with node("2Gi") as node_port, redis() as redis_port:
-        measured = lean_ratios if given.client == "lean" else benchmark_ratios
-        for ratio in measured((node_port, redis_port), given):
-            ratios.append(asdict(ratio))
+        measured = lean_rows if given.client == "lean" else benchmark_rows
+        for found in measured((node_port, redis_port), given):
+            rows.append(asdict(found))
             if not given.json:
-                print(
-                    f"{ratio.operation:8}{ratio.size_bytes:9}{ratio.connections:6}{ratio.node_gb_s:11.2f}"
-                    f"{ratio.redis_gb_s:11.2f}{ratio.ratio:7.2f}   {ratio.lowest:.2f}-{ratio.highest:.2f}",
-                    flush=True,
-                )
+                print(shown(found), flush=True)
     if given.json:
-        print(json.dumps(ratios))
+        print(json.dumps(rows))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import uvloop
+
 from kvtide_cachenode.store.ssd.index import LogIndex
 from kvtide_cachenode.store.ssd.log import SsdLog
 from kvtide_cachenode.store.ssd.results import Stored
@@ -160,7 +162,7 @@ def main() -> int:
             for _ in range(options.rounds):
                 fio = {action: fio_bytes_per_s(directory, action, depth) for action in samples}
                 (directory / "fio.data").unlink()
-                written, read = asyncio.run(log_bytes_per_s(directory, depth, memory))
+                written, read = uvloop.run(log_bytes_per_s(directory, depth, memory))
                 samples["write"].append((fio["write"], written))
                 samples["read"].append((fio["read"], read))
             for action, pairs in samples.items():
@@ -175,7 +177,7 @@ def main() -> int:
                         "wanted": WANTED[action],
                     }
                 )
-        restarts = asyncio.run(restart(directory))
+        restarts = uvloop.run(restart(directory))
     index_bytes = index_bytes_per_entry()
     if options.json:
         print(json.dumps({"rows": rows, "restart_s": restarts, "index_bytes_per_entry": index_bytes}))
