@@ -9,7 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from hashlib import blake2b
-from typing import Final, cast
+from operator import itemgetter
+from typing import Final
 
 from kvtide_cachenode.access_trace import MAX_BLOCKS
 
@@ -75,6 +76,15 @@ class Parents:
     def __init__(self) -> None:
         self._parent: OrderedDict[int, int] = OrderedDict()
         self.of = self._parent.get
+
+    def of_each(self, blocks: Sequence[int]) -> tuple[int, ...]:
+        """What precedes each of two or more blocks.
+
+        Raises:
+            KeyError: of one it is not known.
+        """
+        parents: tuple[int, ...] = itemgetter(*blocks)(self._parent)
+        return parents
 
     def learn(self, block: int, parent: int) -> None:
         """Remember that ``block`` follows ``parent`` (or begins a chain)."""
@@ -149,22 +159,28 @@ class RequestInference:
         That every block's known parent is the one before it, and that the first has none, proves that no
         block occurs twice. What costs one call a key elsewhere costs a few operations in C here.
         """
-        # The comparison finds keys without an id, too: None has no parent, and the root's child has one.
-        chain = cast("list[int]", list(map(_known_id, keys)))
-        parents = list(map(self._parents.of, chain))
-        if parents[0] != _ROOT or parents[1:] != chain[:-1] or len(keys) > MAX_BLOCKS:
-            return None
+        chain: Sequence[int]
+        if self._whole is not None and self._whole[1] == keys:  # looked up and loaded, most often
+            chain = self._blocks
+        else:
+            try:
+                chain = itemgetter(*keys)(_ids)
+                parents = self._parents.of_each(chain)
+            except KeyError:
+                return None
+            if parents[0] != _ROOT or parents[1:] != chain[:-1] or len(keys) > MAX_BLOCKS:
+                return None
         if self._blocks:
             first = keys[0]
             if self._whole is not None:
                 done, done_keys = self._whole
                 if access <= done and first == done_keys[0]:
-                    return chain
+                    return list(chain)
                 self._unfold(done, done_keys)
             gap_s = STORE_GAP_S if access is Access.STORE else LOOK_UP_GAP_S
             if now_s - self._last_s <= gap_s and not self._contradicts(access, first, chain[0], now_s):
                 return None
-        return chain
+        return list(chain)
 
     def _unfold(self, access: Access, keys: Sequence[bytes]) -> None:
         """Bring the books of a request that began as a whole chain up to date, block by block."""

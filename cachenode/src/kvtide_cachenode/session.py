@@ -10,12 +10,15 @@ from kvtide_cachenode.cluster.redirect import UNAWARE
 from kvtide_cachenode.inference import Access, RequestInference
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.store import CapacityError, Entry, Reservation
+from kvtide_cachenode.store.store import INLINE_BYTES
 from kvtide_cachenode.users import WRITE, User, role_of
 from kvtide_cachenode.wire import replies
 from kvtide_cachenode.wire.replies import Reply
 
 # Large arguments that are no values: a trace line, at most. Anything larger is dropped with an error.
 MAX_ARGUMENT_BYTES = 2 * 1024 * 1024
+# First lines, without their ends, of the bulk strings that values in the index are.
+_BULK_HEADERS = [b"$%d" % length for length in range(INLINE_BYTES + 1)]
 
 
 # Large arguments of a command by their number.
@@ -56,7 +59,7 @@ class Session:
         self.caller = UNAWARE
         self.evidence: Evidence | None = Evidence()
         self.inference: RequestInference | None = RequestInference(node.parents, node.infer)
-        self._observed: list[tuple[Access, Sequence[bytes], Sequence[bool], float]] = []
+        self._observed: list[tuple[Access, list[bytes], list[bool], float]] = []
         self._pins: deque[tuple[int, Entry]] = deque()  # (all bytes queued when its last byte was, entry)
         self._sent_bytes = 0
 
@@ -117,20 +120,20 @@ class Session:
             self._pins.append((self._sent_bytes + self.queued_bytes, entry))
 
     def reply_entries(self, entries: Sequence[Entry | None]) -> None:
-        """Queue an array of values; small ones in a row are one buffer."""
-        small = [b"*%d\r\n" % len(entries)]
+        """Queue an array of values; small ones in a row are one buffer, large ones lie between two."""
+        headers, nil = _BULK_HEADERS, self.nil[:-2]
+        small: list[bytes] = [b"*%d" % len(entries)]  # lines, each without its end
         for entry in entries:
             if entry is None:
-                small.append(self.nil)
+                small.append(nil)
             elif entry.inline is not None:
-                small.append(b"$%d\r\n%b\r\n" % (entry.length, entry.inline))
+                small += (headers[entry.length], entry.inline)
             else:
-                if small:
-                    self.reply(b"".join(small))
-                    small.clear()
-                self.reply_entry(entry)
-        if small:
-            self.reply(b"".join(small))
+                small.append(b"$%d\r\n" % entry.length)
+                self.reply_pinned(replies.CRLF.join(small), self.node.store.pin(entry), entry)
+                small = [b""]
+        small.append(b"")
+        self.reply(replies.CRLF.join(small))
 
     def reply_pinned(self, head: bytes, value: memoryview, entry: Entry) -> None:
         """Queue ``head`` and a part of an entry that `Store.pin` gave; it is unpinned when it was sent."""
@@ -184,9 +187,21 @@ class Session:
         self.landed.clear()
 
     def observe(self, access: Access, keys: Sequence[bytes], hits: Sequence[bool]) -> None:
-        """Note an access for the trace, unless this client's engine reports its requests itself."""
-        if self.inference is not None:
-            self._observed.append((access, keys, hits, self.now_s))
+        """Note an access for the trace, unless this client's engine reports its requests itself.
+
+        Lists are the session's from then on.
+        """
+        if self.inference is None:
+            return
+        if len(keys) == 1 and self._observed:
+            before, known, were, now_s = self._observed[-1]
+            if before is access and now_s == self.now_s:
+                # Single keys that arrived together are told together, as the keys of one command are.
+                known += keys
+                were += hits
+                return
+        own = (keys, hits) if isinstance(keys, list) and isinstance(hits, list) else (list(keys), list(hits))
+        self._observed.append((access, *own, self.now_s))
 
     def report(self) -> None:
         """Tell the trace what was noted; done when the replies are on their way, not before."""

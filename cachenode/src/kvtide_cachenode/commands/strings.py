@@ -29,7 +29,7 @@ def mget(session: Session, arguments: list[bytes]) -> None:
     if session.node.store.tiered and any(map(session.node.store.below, keys)):
         session.answer_later(reply_values(session, keys))
         return
-    entries = list(map(session.node.store.get, keys))
+    entries = session.node.store.get_all(keys)
     session.reply_entries(entries)
     session.observe(Access.LOAD, keys, [entry is not None for entry in entries])
 

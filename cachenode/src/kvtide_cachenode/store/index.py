@@ -33,6 +33,7 @@ class Index:
         self._entries: dict[bytes, Entry] = {}
         self._policy = policy
         self.find = self._entries.get
+        self.contains = self._entries.__contains__
         self.touched = policy.touched
 
     def __len__(self) -> int:

@@ -1,5 +1,7 @@
 """The DRAM tier: a map from keys to bytes with a hard cap that counts everything."""
 
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from kvtide_cachenode.eviction import Policy
@@ -69,7 +71,7 @@ class Store:
         self._beside_bytes = 0
         self.tiered = False
         self.unsettled = False
-        self.exists = self._index.__contains__
+        self.exists: Callable[[bytes], bool] = self._index.contains
         self.scan = Scans(self.keys, self.exists).scan
         self.peek = self._index.find
 
@@ -95,6 +97,18 @@ class Store:
         self.counters.get_hits += 1
         self.counters.read_bytes += entry.length
         return entry
+
+    def get_all(self, keys: Sequence[bytes]) -> list[Entry | None]:
+        """`get` of several keys, a few operations in C for all of them."""
+        entries = list(map(self._index.find, keys))
+        found = [entry for entry in entries if entry is not None]
+        used = keys if len(found) == len(keys) else [entry.key for entry in found]
+        deque(map(self._index.touched, used), maxlen=0)
+        counters = self.counters
+        counters.get_hits += len(found)
+        counters.get_misses += len(keys) - len(found)
+        counters.read_bytes += sum([entry.length for entry in found])
+        return entries
 
     def below(self, key: bytes) -> bool:  # noqa: ARG002 - there is no tier below; `TieredStore` has one
         """Whether a key is in a lower tier only."""

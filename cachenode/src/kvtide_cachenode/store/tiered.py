@@ -7,7 +7,7 @@ the client was told.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -74,6 +74,10 @@ class TieredStore(DemotingStore):
         self.counters.get_hits += 1
         self.counters.read_bytes += entry.length
         return entry
+
+    def get_all(self, keys: Sequence[bytes]) -> list[Entry | None]:
+        """See `Store.get_all`."""
+        return list(map(self.get, keys))
 
     def below(self, key: bytes) -> bool:
         """Whether a key is on the SSD and not in DRAM."""

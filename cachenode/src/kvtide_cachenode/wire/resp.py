@@ -31,10 +31,9 @@ BUFFER_BYTES: Final = 64 * 1024
 SPLIT_HEAD_BYTES: Final = 1024
 SMALL_HEADER_BYTES: Final = len(b"$1023")
 # One receive into a landed value; bounds how long one connection keeps the loop.
-VALUE_RECEIVE_BYTES: Final = 512 * 1024
+VALUE_RECEIVE_BYTES: Final = 1024 * 1024
 
 _HEADER_OF_LENGTH = [b"$%d" % length for length in range(1024)]
-_header_of_length = _HEADER_OF_LENGTH.__getitem__
 _LENGTH_OF_HEADER = {header: length for length, header in enumerate(_HEADER_OF_LENGTH)}
 _COUNT_OF_HEADER = {b"*%d" % count: count for count in range(1, 1025)}
 _dropped = memoryview(bytearray(VALUE_RECEIVE_BYTES))  # where unwanted bytes go; nobody reads it
@@ -190,7 +189,7 @@ class RequestParser:
                 break
             arguments = parts[at + 2 : stop : 2]
             try:
-                headers = list(map(_header_of_length, map(len, arguments)))
+                headers = [_HEADER_OF_LENGTH[len(argument)] for argument in arguments]
             except IndexError:
                 break
             if headers != parts[at + 1 : stop : 2]:
@@ -340,7 +339,7 @@ def _lacks_only_its_end(parts: list[bytes]) -> bool:
     elif end[:1] not in b"$" or b"\n" in end or len(end) > SMALL_HEADER_BYTES:
         return False
     try:
-        return headers == list(map(_header_of_length, map(len, arguments)))
+        return headers == [_HEADER_OF_LENGTH[len(argument)] for argument in arguments]
     except IndexError:
         return False
 
