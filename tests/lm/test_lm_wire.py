@@ -137,7 +137,7 @@ def test_a_refused_value_is_dropped_and_the_stream_stays_in_step():
 
 def test_a_payload_lands_in_the_memory_given_without_passing_through_the_parser():
     parser = lm.RequestParser()
-    header = request(1, b"k", 1 << 20)
+    header = request(1, b"k", 2 * lm.VALUE_RECEIVE_BYTES)
     (buffer,) = parser.buffers()
     buffer[:] = header
     parser.received(len(header))

@@ -12,8 +12,8 @@ from kvtide_cachenode.tls import TlsSocket
 from kvtide_cachenode.wire import replies
 from kvtide_cachenode.wire.resp import Broken, RequestParser, Value
 
-# Receives per turn of the loop; with the parser's limits one connection takes about a megabyte a turn.
-RECEIVES_PER_TURN = 3
+# Receives per turn of the loop; with the parser's limits one connection takes at most two megabytes a turn.
+RECEIVES_PER_TURN = 2
 # A connection whose replies pile up beyond this is not read from, and its requests wait.
 MAX_UNSENT_BYTES = 1024 * 1024
 BUFFERS_PER_SEND = 512  # below IOV_MAX (1024)

@@ -27,7 +27,7 @@ KEY_BYTES: Final = 150
 KEY_PREFIX: Final = b"lm:"
 MAX_VALUE_BYTES: Final = 512 * 1024 * 1024  # as in RESP; a longer PUT is nonsense and ends the connection
 # One receive into a landed value; bounds how long one connection keeps the loop.
-VALUE_RECEIVE_BYTES: Final = 512 * 1024
+VALUE_RECEIVE_BYTES: Final = 1024 * 1024
 DROP_RECEIVE_BYTES: Final = 64 * 1024
 
 _REQUEST = struct.Struct(f"<9i{KEY_BYTES}s")  # command length fmt dtype location shape0-3 key
