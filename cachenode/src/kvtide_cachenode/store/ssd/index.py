@@ -27,6 +27,7 @@ class LogIndex:
         self.group = array("I")
         self.sequence = array("Q")
         self.used_at_s = array("d")
+        self._appends = [column.append for column in self.columns()]
         self._free: list[int] = []
         self._members: dict[int, array[int]] = {}
 
@@ -47,8 +48,8 @@ class LogIndex:
         else:
             row = len(self.keys)
             self.keys.append(b"")
-            for column in self.columns():
-                column.append(0)
+            for append in self._appends:
+                append(0)
         self.rows[key] = row
         self.keys[row] = key
         self.length[row] = length

@@ -6,7 +6,7 @@ contains a copy of some record cannot be taken for one.
 """
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from isal.isal_zlib import crc32
 
@@ -24,8 +24,7 @@ MAX_KEY_BYTES = 3072
 MAX_VALUE_BYTES = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What a record says of itself; ``page`` counts from the segment, ``used_at_s`` is Unix time."""
 
     nonce: bytes

@@ -7,17 +7,19 @@ their way when the process was killed.
 import mmap
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from heapq import nlargest
+from operator import attrgetter
 
 from kvtide_cachenode.store.ssd.files import PAGE_BYTES, Directory
 from kvtide_cachenode.store.ssd.index import FREE, LogIndex
+from kvtide_cachenode.store.ssd.read_ahead import WINDOW_BYTES, read_ahead
 from kvtide_cachenode.store.ssd.record import MAGIC, Header, decode_header, record_bytes
 from kvtide_cachenode.store.ssd.record_io import Read, read_record
 from kvtide_cachenode.store.ssd.segment import Segment, decode_slots, parse_name
 from kvtide_cachenode.store.ssd.snapshot import SNAPSHOT_NAME, TEMPORARY_NAME, Snapshot, read_snapshot
 
-# Read ahead while records are small; a large one is stepped over by reading its header's page alone.
-WINDOW_BYTES = 1 << 20
 # How much of the newest records' values is verified: more than the writing threads have under way, unless one
 # of them was stuck; whatever is torn beyond that is found out when it is read.
 VERIFIED_BYTES = 64 << 20
@@ -52,21 +54,22 @@ def recover(directory: Directory) -> Recovered:
     sizes = _open_segments(directory)
     replay = _Replay(snapshot.index, {segment.number: segment for segment in sizes}, snapshot.next_sequence)
     replay.drop_unknown(snapshot)
-    for segment, size_pages in list(sizes.items()):
-        nonce, page = snapshot.replay_pages.get(segment.number, (b"", 0))
-        segment.end_page = page if nonce == segment.nonce else segment.first_page
-        try:
-            for header in _records(directory, segment, size_pages):
-                replay.adopt(segment, header)
-        except OSError:
-            # It may hold older values of keys that are elsewhere now; it must not come back another day.
-            replay.index.drop_members(segment.number)
-            replay.killed.pop(segment, None)
-            directory.remove(segment.name)
-            del sizes[segment], replay.segments[segment.number]
-            continue
-        # A write that was given up left a mark where nothing may be put any more.
-        segment.end_page = max(segment.end_page, segment.dead_end_page())
+    with ThreadPoolExecutor(1, "ssd-read-ahead") as reader:
+        for segment, size_pages in list(sizes.items()):
+            nonce, page = snapshot.replay_pages.get(segment.number, (b"", 0))
+            segment.end_page = page if nonce == segment.nonce else segment.first_page
+            try:
+                for header in _records(directory, segment, size_pages, reader):
+                    replay.adopt(segment, header)
+            except OSError:
+                # It may hold older values of keys that are elsewhere now; it must not come back another day.
+                replay.index.drop_members(segment.number)
+                replay.killed.pop(segment, None)
+                directory.remove(segment.name)
+                del sizes[segment], replay.segments[segment.number]
+                continue
+            # A write that was given up left a mark where nothing may be put any more.
+            segment.end_page = max(segment.end_page, segment.dead_end_page())
     torn = replay.verify_newest(directory)
     replay.count_live()
     return Recovered(
@@ -106,18 +109,20 @@ def _read_slots(directory: Directory, fd: int, number: int, capacity_pages: int)
     return decode_slots(number, capacity_pages, memory)
 
 
-def _records(directory: Directory, segment: Segment, size_pages: int) -> Iterator[Header]:
+def _records(
+    directory: Directory, segment: Segment, size_pages: int, reader: ThreadPoolExecutor
+) -> Iterator[Header]:
     """Headers of whole records from ``end_page`` on, which ends up behind the last of them.
 
+    While records are small, all is read ahead; of a large one the header's page alone is read.
     A gap (a write that failed, or was under way beside later ones) is searched page by page for the next
     header.
     """
-    window = memoryview(mmap.mmap(-1, WINDOW_BYTES))
     page = segment.end_page
-    read_ahead = WINDOW_BYTES
-    with directory.opened(segment.name, os.O_RDONLY) as fd:
+    wanted_bytes = WINDOW_BYTES
+    with read_ahead(directory, segment.name, reader) as windows:
         while page < size_pages:
-            got = directory.read(fd, [window[:read_ahead]], page * PAGE_BYTES)
+            window, got = windows.at(page, wanted_bytes)
             if got == 0:
                 return
             at = 0
@@ -127,11 +132,11 @@ def _records(directory: Directory, segment: Segment, size_pages: int) -> Iterato
                 )
                 if header is None:
                     at = _next_magic(window, at + PAGE_BYTES, got)
-                    read_ahead = WINDOW_BYTES
+                    wanted_bytes = WINDOW_BYTES
                     continue
                 size = record_bytes(len(header.key), header.value_length)
                 segment.end_page = header.page + size // PAGE_BYTES
-                read_ahead = WINDOW_BYTES if 4 * size < WINDOW_BYTES else PAGE_BYTES
+                wanted_bytes = WINDOW_BYTES if 4 * size < WINDOW_BYTES else PAGE_BYTES
                 yield header
                 at += size
             page += at // PAGE_BYTES
@@ -203,7 +208,7 @@ class _Replay:
     def verify_newest(self, directory: Directory) -> int:
         """Read the newest records that no snapshot knows and remove those that are torn; how many were."""
         left, torn = VERIFIED_BYTES, 0
-        for header in sorted(self._tail, key=lambda header: -header.sequence)[:VERIFIED_RECORDS]:
+        for header in nlargest(VERIFIED_RECORDS, self._tail, key=attrgetter("sequence")):
             row = self.index.rows.get(header.key)
             if row is None or self.index.sequence[row] != header.sequence:
                 continue
