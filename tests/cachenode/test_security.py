@@ -197,4 +197,4 @@ def test_a_wrong_file_of_users_is_a_sentence(tmp_path: Path, text: str, complain
     file = tmp_path / "users.toml"
     file.write_text(text)
     with pytest.raises(UsersError, match=complaint):
-        Users.of(None, file)
+        Users(None, file)

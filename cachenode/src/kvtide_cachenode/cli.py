@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import signal
-import ssl
 from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
@@ -23,12 +22,13 @@ from kvtide_cachenode.memory_limit import largest_capacity_bytes
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.opening import StoreOptions, close_store, keep_up, open_store
 from kvtide_cachenode.quantity import parse_quantity
+from kvtide_cachenode.reloading import Loaded, Watched, keep_fresh
 from kvtide_cachenode.server import DataServer
 from kvtide_cachenode.shards import MAX_SHARDS, ShardError, Supervisor, shard_commands, supervise
 from kvtide_cachenode.sizing import PROCESS_BYTES
 from kvtide_cachenode.state import StateError, StateFile
 from kvtide_cachenode.store import SsdLogError
-from kvtide_cachenode.tls import TlsError, peer_context, server_context
+from kvtide_cachenode.tls import Certificates, TlsError
 from kvtide_cachenode.users import Users, UsersError
 
 # At SIGTERM, requests under way may take so long; then connections are closed, and the tiers get their time.
@@ -195,11 +195,15 @@ def serve(
     set_up(log_format)
     password = _secret(password_file)
     token = _secret(admin_token_file)
-    tls = _tls(tls_cert, tls_key, tls_client_ca)
-    try:
-        known = Users.of(None if password is None else password.encode(), users)
-    except UsersError as error:
-        raise StartError(str(error)) from None
+    secret = None if password is None else password.encode()
+    certificates = _certificates(tls_cert, tls_key, tls_client_ca)
+    known = _users(secret, users)
+    watched: list[Watched[Loaded]] = [known]
+    tls = peer_tls = admin_tls = None
+    if certificates is not None:
+        watched.append(certificates)
+        tls = certificates.value
+        peer_tls, admin_tls = tls.peer, tls.admin
     largest = largest_capacity_bytes() - (shards - 1) * PROCESS_BYTES
     if dram == AUTO:
         dram = max(largest, 0)
@@ -216,10 +220,9 @@ def serve(
             {"dram": dram, "ssd": ssd, "ssd-writes-per-day": ssd_writes_per_day},
             {"ssd-path": ssd_path, "state-dir": state_dir},
         )
-        secret = None if password is None else password.encode()
-        supervisor = Supervisor(commands, dram, secret, _peer_tls(tls_cert, tls_key, tls_client_ca))
+        supervisor = Supervisor(commands, dram, secret, peer_tls)
         try:
-            uvloop.run(supervise(supervisor))
+            uvloop.run(supervise(supervisor, watched))
         except ShardError as error:
             raise StartError(str(error)) from None
         return
@@ -233,12 +236,13 @@ def serve(
             node = Node(
                 store,
                 block_tokens,
-                None if password is None else password.encode(),
+                secret,
                 node_id=state.state.node_id,
-                users=known,
-                peer_tls=_peer_tls(tls_cert, tls_key, tls_client_ca),
+                users=known.value,
+                peer_tls=peer_tls,
+                watched=watched,
             )
-            await _serve(node, listen, lm, AdminServer(node, token, state, tls), admin, tls)
+            await _serve(node, listen, lm, AdminServer(node, token, state, admin_tls), admin, tls)
         finally:
             await close_store(store)
 
@@ -255,13 +259,13 @@ async def _serve(
     lm: tuple[str, int] | None,
     admin_server: AdminServer,
     admin: tuple[str, int],
-    tls: ssl.SSLContext | None,
+    tls: Certificates | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    upkeep = loop.create_task(keep_up(node.store))
+    upkeep = loop.create_task(keep_up(node.store)), loop.create_task(keep_fresh(node.watched))
     server, lm_server = DataServer(node, tls=tls), DataServer(node, LmConnection, full=b"")
     said: dict[str, object] = {}
     try:
@@ -292,22 +296,29 @@ async def _serve(
         await lm_server.stop()
         await admin_server.stop()
         await node.cluster.stop()
-        upkeep.cancel()
+        for task in upkeep:
+            task.cancel()
 
 
-def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
+def _certificates(
+    cert: Path | None, key: Path | None, client_ca: Path | None
+) -> Watched[Certificates] | None:
     if cert is None and key is None and client_ca is None:
         return None
     if cert is None or key is None:
         raise StartError("--tls-cert and --tls-key go together, and --tls-client-ca needs both")
+    files = [file for file in (cert, key, client_ca) if file is not None]
     try:
-        return server_context(cert, key, client_ca)
+        return Watched("tls", files, lambda: Certificates(cert, key, client_ca))
     except TlsError as error:
         raise StartError(str(error)) from None
 
 
-def _peer_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
-    return None if cert is None or key is None else peer_context(cert, key, client_ca)
+def _users(password: bytes | None, file: Path | None) -> Watched[Users]:
+    try:
+        return Watched("users", [] if file is None else [file], lambda: Users(password, file))
+    except UsersError as error:
+        raise StartError(str(error)) from None
 
 
 def _secret(path: Path | None) -> str | None:

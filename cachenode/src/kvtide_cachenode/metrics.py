@@ -51,6 +51,10 @@ def _slots(field: str) -> Callable[[_View], Value]:
     return lambda view: float(getattr(view.node.cluster.moved, field))
 
 
+def _watched(field: str) -> Callable[[_View], Value]:
+    return lambda view: {watched.name: getattr(watched, field) for watched in view.node.watched}
+
+
 def _of_tiers(field: str) -> Callable[[_View], Value]:
     return lambda view: {tier: getattr(status, field) for tier, status in view.tiers.items()}
 
@@ -137,6 +141,8 @@ TABLE: Final = (
     Row("connections_refused", "counter", "", "Over the limit.", lambda v: v.node.connections_refused),
     Row("connections_stalled", "counter", "", "Clients cut off.", lambda v: v.node.stalled_total),
     Row("auth_failures", "counter", "", "Wrong passwords.", lambda v: v.node.auth_failures),
+    Row("reloads", "counter", "files", "Changed files read anew.", _watched("reloads")),
+    Row("reload_failures", "counter", "files", "Changed files that are no good.", _watched("failures")),
     Row("commands", "counter", "", "Commands executed.", lambda v: v.node.commands_total),
     Row("forwarded", "counter", "", "Commands run by a peer.", lambda v: v.node.cluster.counters.forwarded),
     Row("redirected", "counter", "", "MOVED and ASK.", lambda v: v.node.cluster.counters.redirected),

@@ -2,6 +2,7 @@
 
 import ssl
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from secrets import token_hex
@@ -11,6 +12,7 @@ from kvtide_cachenode.access_trace import TraceRing
 from kvtide_cachenode.inference import Parents
 from kvtide_cachenode.latency import Histogram
 from kvtide_cachenode.membership import Membership
+from kvtide_cachenode.reloading import Loaded, Watched
 from kvtide_cachenode.store import Store
 from kvtide_cachenode.users import Users
 
@@ -26,7 +28,7 @@ class Node:
 
     ``users`` is who may do what; ``password`` is the default user's, with which peers are asked.
     ``block_tokens`` is how many tokens an inferred trace counts per block; ``listen`` is the data port's
-    ``HOST:PORT`` once it is bound.
+    ``HOST:PORT`` once it is bound; ``watched`` are the files that are read again when they change.
     """
 
     store: Store
@@ -47,6 +49,7 @@ class Node:
     users: Users = field(default_factory=Users)
     parents: Parents = field(default_factory=Parents)
     peer_tls: ssl.SSLContext | None = None
+    watched: Sequence[Watched[Loaded]] = ()
     node_id: str = field(default_factory=lambda: token_hex(20))
     trace: TraceRing = field(init=False)
     cluster: Membership = field(init=False)

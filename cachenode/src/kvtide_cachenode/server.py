@@ -4,13 +4,12 @@ import asyncio
 import contextlib
 import logging
 import socket
-import ssl
 import time
 
 from kvtide_cachenode.connection import Connection
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.session import Session
-from kvtide_cachenode.tls import wrap
+from kvtide_cachenode.tls import Certificates, wrap
 
 # Each connection's buffer is 64 KiB, of which 16 KiB are touched: 2,000 take 32 MiB.
 MAX_CONNECTIONS = 2_000
@@ -38,7 +37,7 @@ class DataServer:
         node: Node,
         connection: type[Connection] = Connection,
         full: bytes = FULL,
-        tls: ssl.SSLContext | None = None,
+        tls: Certificates | None = None,
     ) -> None:
         self._node = node
         self._connection = connection
@@ -115,7 +114,7 @@ class DataServer:
                 continue
             if self._tls is not None:
                 try:
-                    sock = wrap(self._tls, sock)
+                    sock = wrap(self._tls.newest, sock)
                 except OSError:
                     sock.close()
                     continue

@@ -26,6 +26,7 @@ from kvtide_cachenode.cluster.shares import first_topology
 from kvtide_cachenode.cluster.topology import Node, Topology
 from kvtide_cachenode.peer_link import PeerLostError
 from kvtide_cachenode.peers import Peers
+from kvtide_cachenode.reloading import Loaded, Watched, keep_fresh
 
 MAX_SHARDS: Final = 64
 RESTART_S: Final = 1.0
@@ -171,8 +172,10 @@ def _address(shown: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-async def supervise(supervisor: Supervisor) -> None:
+async def supervise(supervisor: Supervisor, watched: Sequence[Watched[Loaded]]) -> None:
     """Run shards until SIGTERM or SIGINT; print one JSON line when all are ready.
+
+    ``watched`` are files the supervisor looks after for itself; so do the shards.
 
     Raises:
         ShardError: a shard does not start.
@@ -183,9 +186,10 @@ async def supervise(supervisor: Supervisor) -> None:
         loop.add_signal_handler(number, stop.set)
     shards = await supervisor.start()
     print(json.dumps({**shards[0], "pid": os.getpid(), "shards": shards}), flush=True)  # noqa: T201 - what `serve` says when ready
-    running = loop.create_task(supervisor.run())
+    running = loop.create_task(supervisor.run()), loop.create_task(keep_fresh(watched))
     try:
         await stop.wait()
     finally:
-        running.cancel()
+        for task in running:
+            task.cancel()
         await supervisor.stop()

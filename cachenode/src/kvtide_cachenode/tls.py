@@ -1,4 +1,4 @@
-"""TLS for both ports: one context, and a socket that a `Connection` can use like a plain one."""
+"""TLS for both ports and between nodes, and a socket that a `Connection` can use like a plain one."""
 
 import socket
 import ssl
@@ -47,6 +47,50 @@ def peer_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SS
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_cert_chain(certificate, key)
     return context
+
+
+class Certificates:
+    """The contexts made of one set of files, which may change while the node runs (`load`).
+
+    ``newest`` is for whoever is accepted next, ``admin`` for a server that keeps one context for ever,
+    ``peer`` for connections to other nodes. What is connected already stays.
+
+    Raises:
+        TlsError: a file cannot be read or they do not belong together.
+    """
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
+        self._certificate, self._key, self._client_ca = certificate, key, client_ca
+        self.newest = server_context(certificate, key, client_ca)
+        self.admin = server_context(certificate, key, client_ca)
+        self.admin.sni_callback = self._use_newest
+        if client_ca is not None:
+            # A session that is resumed is not asked for its certificate again, and whom to trust may have
+            # changed; before TLS 1.3 Python cannot forbid resuming.
+            self.admin.minimum_version = ssl.TLSVersion.TLSv1_3
+            self.admin.num_tickets = 0
+        self.peer = peer_context(certificate, key, client_ca)
+
+    def load(self) -> None:
+        """Read the files again; whoever connects from now on sees what they hold.
+
+        Nodes go on trusting each other's former authority, too, until they start anew.
+
+        Raises:
+            TlsError: they cannot be used; nothing has changed.
+        """
+        newest = server_context(self._certificate, self._key, self._client_ca)
+        try:
+            peer_context(self._certificate, self._key, self._client_ca)
+            self.peer.load_cert_chain(self._certificate, self._key)
+            self.peer.load_verify_locations(self._client_ca or self._certificate)
+        except (OSError, ssl.SSLError) as error:
+            raise TlsError(f"{self._certificate} cannot be used between nodes: {error}") from None
+        self.newest = newest
+
+    def _use_newest(self, sock: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:  # noqa: ARG002 - any name is served
+        """At each handshake: what to show, and whom to trust, is the newest context's."""
+        sock.context = self.newest
 
 
 class TlsSocket(ssl.SSLSocket):

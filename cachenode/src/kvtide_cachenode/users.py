@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 DEFAULT: Final = "default"
 ROLES: Final = ("read", "write", "admin")
@@ -52,24 +52,34 @@ ANYONE: Final = User(DEFAULT, READ | WRITE | ADMIN | KNOWN, None)
 
 
 class Users:
-    """All users of a node; when none are named, everybody is the default user with all roles."""
+    """The users of a file and, with a password, the default user with all roles.
 
-    def __init__(self, named: dict[str, User] | None = None) -> None:
-        self._named = named or {DEFAULT: ANYONE}
+    When neither names any, everybody is the default user with all roles.
 
-    @classmethod
-    def of(cls, password: bytes | None, file: Path | None = None) -> Self:
-        """The users of a file and, with a password, the default user with all roles.
+    Raises:
+        UsersError: the file cannot be read or is wrong.
+    """
+
+    def __init__(self, password: bytes | None = None, file: Path | None = None) -> None:
+        self._password = password
+        self._file = file
+        self._named: dict[str, User] = {}
+        self.load()
+
+    def load(self) -> None:
+        """Read the file again; whoever is connected keeps the rights it has.
 
         Raises:
-            UsersError: the file cannot be read or is wrong.
+            UsersError: the file cannot be read or is wrong; the users are those from before.
         """
-        named = {} if file is None else _load(file)
-        if password is not None:
+        named = {} if self._file is None else _load(self._file)
+        if self._password is not None:
             if DEFAULT in named:
-                raise UsersError(f"{file} and the password file both name the user 'default': leave one out")
-            named[DEFAULT] = User(DEFAULT, ANYONE.rights, sha256(password).digest())
-        return cls(named)
+                raise UsersError(
+                    f"{self._file} and the password file both name the user 'default': leave one out"
+                )
+            named[DEFAULT] = User(DEFAULT, ANYONE.rights, sha256(self._password).digest())
+        self._named = named or {DEFAULT: ANYONE}
 
     @property
     def initial(self) -> User | None:
