@@ -4,9 +4,9 @@
 
 Each configuration plays the first requests of the trace through one node, whose TTL is the trace's divided
 by the speed, and simulates the same without engines: no GPU cache, steps and transfers that take next to no
-time. Two things are not what is compared, and the simulator is given what was measured of them: when each
-request really began (a busy machine falls behind the pace), and how much of DRAM the node's index of the SSD
-took, in the mean. The exit code is 1 if a tier, or both together, differ by more than 0.01.
+time. One thing is not what is compared, and the simulator is given what was measured of it: when each request
+really began, since a busy machine falls behind the pace. The exit code is 1 if a tier, or both together,
+differ by more than 0.01.
 """
 
 import argparse
@@ -21,14 +21,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 
 from kvtide_cachenode.client import NodeClient
 from kvtide_cachenode.messages import Desired, IdleTimeouts
+from kvtide_cachenode.sizing import SSD_ENTRY_BYTES
 from kvtide_cachenode.store.arena import extent_bytes
-from kvtide_cachenode.store.demotion import SSD_ENTRY_BYTES
 from kvtide_cachenode.store.store import ENTRY_OVERHEAD_BYTES
 from kvtide_operator.api.quantity import parse_quantity
 from kvtide_operator.replay.blocks import key_of
@@ -50,13 +49,12 @@ CONFIGURATIONS = (
     (5_000, 120.0),
 )  # DRAM in blocks, TTL in seconds of the trace
 SSD_BYTES = 24 << 30  # more than is ever written
-SAMPLE_S = 0.5
 STEP_S = 1e-4  # of the simulated engine, so that a request begins when it arrives
 INSTANTLY_BYTES_S = 1e18
 WANTED = 0.01
 TIERS = ("dram", "ssd", "total")
 COUNTED = ("demoted", "demotions_dropped", "demotions_refused", "streamed")
-TOLD = ("errors", "wrong_bytes", "wall_s", "behind_max_s", "ssd_entries_mean", *COUNTED)
+TOLD = ("errors", "wrong_bytes", "wall_s", "behind_max_s", *COUNTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +96,6 @@ async def played(
     trace: Trace, dram_bytes: int, ttl_s: float, block_bytes: int, speed: float
 ) -> tuple[Hits, list[float], dict[str, float]]:
     """What a node hits, when each request began (seconds of the trace), and what else tells of the run."""
-    entries: list[int] = []
     began_s: list[float] = []
 
     def clock() -> float:
@@ -109,16 +106,8 @@ async def played(
     with node(dram_bytes) as (address, admin):
         async with NodeClient(admin) as client:
             await client.set_desired(Desired(1, 1, ttl_s=IdleTimeouts(other=ttl_s / speed)))
-
-            async def sample() -> None:
-                while True:
-                    entries.append((await client.status()).tiers["ssd"].entries)
-                    await asyncio.sleep(SAMPLE_S)
-
-            sampling = asyncio.create_task(sample())
             options = ReplayOptions(block_bytes, speed, report_requests=False, clock=clock)
             report = await replay(trace, parse_targets(address), options)
-            sampling.cancel()
             counted = (await client.status()).counters
     ssd_hits = counted["promoted"] + counted["streamed"]
     assert report.behind_max_s is not None
@@ -127,15 +116,15 @@ async def played(
         "wrong_bytes": report.wrong_bytes,
         "wall_s": report.wall_s,
         "behind_max_s": report.behind_max_s,
-        "ssd_entries_mean": fmean(entries),
         **{name: counted[name] for name in COUNTED},
     }
     hits = Hits((report.blocks_hit - ssd_hits) / report.blocks_requested, ssd_hits / report.blocks_requested)
     return hits, [at_s - began_s[0] for at_s in began_s], told
 
 
-def simulated(trace: Trace, dram_blocks: int, ttl_s: float) -> Hits:
+def simulated(trace: Trace, dram_bytes: int, ttl_s: float, block_bytes: int) -> Hits:
     """What the simulator says of one engine without a cache of its own, whose steps take `STEP_S`."""
+    token_bytes = -(-block_bytes // trace.block_tokens)
     free = Price("USD", Ladder.up_to("price.capacity", [(None, Decimal("0.001"))]))
     axis, nothing = np.array([1.0, 2.0]), np.zeros((2, 2))
     profile = EngineProfile(
@@ -156,7 +145,9 @@ def simulated(trace: Trace, dram_blocks: int, ttl_s: float) -> Hits:
     scenario = Scenario(
         trace=trace,
         profile=profile,
-        kv_bytes_per_token=1,
+        kv_bytes_per_token=token_bytes,
+        dram_compression=token_bytes * trace.block_tokens / entry_bytes(block_bytes),
+        ssd_index_bytes=SSD_ENTRY_BYTES,
         dram_price=free,
         gpu_hour=1.0,
         ssd_classes={"ssd": SsdClass(free, MediumSpeed(bandwidth, bandwidth))},
@@ -164,19 +155,18 @@ def simulated(trace: Trace, dram_blocks: int, ttl_s: float) -> Hits:
         load_bytes_s=INSTANTLY_BYTES_S,
         reload="async",
     )
-    result = Evaluator(scenario).coupled(Configuration(dram_blocks * trace.block_tokens, ttl_s, "ssd"))
+    result = Evaluator(scenario).coupled(Configuration(dram_bytes, ttl_s, "ssd"))
     return Hits(
         result.dram_hit_blocks / result.blocks_requested, result.ssd_hit_blocks / result.blocks_requested
     )
 
 
 def compared(trace: Trace, blocks: int, ttl_s: float, block_bytes: int, speed: float) -> dict[str, float]:
-    """One configuration, both ways. The node's SSD index takes room from the blocks in DRAM."""
+    """One configuration, both ways."""
     dram_bytes = blocks * entry_bytes(block_bytes)
     real, began_s, told = asyncio.run(played(trace, dram_bytes, ttl_s, block_bytes, speed))
-    dram_blocks = int((dram_bytes - told["ssd_entries_mean"] * SSD_ENTRY_BYTES) / entry_bytes(block_bytes))
-    expected = simulated(replace(trace, arrival_s=np.array(began_s)), dram_blocks, ttl_s)
-    row: dict[str, float] = {"dram_mib": dram_bytes / 2**20, "dram_blocks": dram_blocks, "ttl_s": ttl_s}
+    expected = simulated(replace(trace, arrival_s=np.array(began_s)), dram_bytes, ttl_s, block_bytes)
+    row: dict[str, float] = {"dram_mib": dram_bytes / 2**20, "dram_blocks": blocks, "ttl_s": ttl_s}
     for tier in TIERS:
         row[f"{tier}_simulated"], row[f"{tier}_node"] = getattr(expected, tier), getattr(real, tier)
         row[f"{tier}_difference"] = row[f"{tier}_simulated"] - row[f"{tier}_node"]

@@ -79,6 +79,7 @@ def test_runs_of_steps_end_when_their_steps_do(make_trace, make_profile, asked):
         transfers=Transfers(0.0, 0.0, 0.0, 0.0, 0.0),
         coupled=True,
         has_ssd=False,
+        loads_async=False,
         while_queued=False,
     )
     serve(world)

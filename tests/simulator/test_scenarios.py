@@ -115,6 +115,44 @@ def test_requests_follow_their_prefix_but_not_all_of_them(make_trace, make_scena
     assert shifted.device_hit_blocks == 18 * 3  # both engines had to compute it once
 
 
+@pytest.mark.parametrize("mode", ["evaluate", "coupled"])
+@pytest.mark.parametrize(("index_bytes", "hits"), [(0, (1, 0)), (1000, (0, 1))])
+def test_the_index_of_the_ssd_takes_room_in_dram(make_trace, make_scenario, mode, index_bytes, hits):
+    """Of 4 blocks the index may take 1, which a single copy fills: from then on DRAM holds 3."""
+    trace = make_trace([(float(i), 100, 1, [block]) for i, block in enumerate([1, 2, 3, 4, 5, 6, 3])])
+    evaluator = Evaluator(make_scenario(trace, ssd_index_bytes=index_bytes))
+    result = getattr(evaluator, mode)(Configuration(4000, 1e6, "fast"))
+    assert (result.dram_hit_blocks, result.ssd_hit_blocks) == hits
+
+
+def test_two_stages_charge_the_index_as_the_coupled_run_does(conversation, make_scenario, make_profile):
+    """An index that takes a tenth of DRAM: fewer hits there, and two stages see as many fewer."""
+    found = []
+    for index_bytes in (0, 16):
+        scenario = make_scenario(
+            conversation,
+            kv_bytes_per_token=1,
+            profile=make_profile(1e-6, kv_tokens=10**6),
+            ssd_index_bytes=index_bytes,
+        )
+        evaluator, configuration = Evaluator(scenario), Configuration(4000 * 512, 120.0, "fast")
+        two_stage, coupled = evaluator.evaluate(configuration), evaluator.coupled(configuration)
+        assert two_stage.dram_hit_blocks == pytest.approx(
+            coupled.dram_hit_blocks, abs=0.003 * coupled.blocks_requested
+        )
+        found.append(coupled.dram_hit_blocks)
+    assert found[1] < 0.97 * found[0]
+
+
+@pytest.mark.parametrize(("later_s", "hits"), [(0.2, 0), (0.4, 3)])
+@pytest.mark.parametrize("mode", ["evaluate", "coupled"])
+def test_a_prompt_is_found_once_it_is_computed(make_trace, make_scenario, mode, later_s, hits):
+    """300 tokens take 0.3 s; the second request is served by the other engine."""
+    trace = make_trace([(at_s, 300, 1, [0, 1, 2]) for at_s in (0.0, later_s)])
+    result = getattr(Evaluator(make_scenario(trace)), mode)(Configuration(3000, instances=2))
+    assert result.dram_hit_blocks == hits
+
+
 @pytest.mark.parametrize(
     ("admission", "written"),
     # Without DRAM every request demotes its block: block 1 three times within its TTL, block 2 once.
@@ -196,9 +234,15 @@ def test_the_same_in_another_process(make_trace, make_scenario):
         Configuration(1 << 40, instances=4),
         Configuration(256 << 30, 600.0, "nvme", 8, 4),
         Configuration(0, 120.0, "nvme", 8, 4),
+        Configuration(256 << 30, 600.0, "nvme", 8, 2),  # waits of 20 s
     ],
 )
-def test_two_stages_hit_what_the_coupled_run_hits(conversation, make_scenario, make_ssd, configuration):
+@pytest.mark.parametrize(
+    ("offload", "routing"), [("writeThrough", "roundRobin"), ("onEvict", "prefixAffine")]
+)
+def test_two_stages_hit_what_the_coupled_run_hits(
+    conversation, make_scenario, make_ssd, configuration, offload, routing
+):
     scenario = make_scenario(
         conversation,
         profile=find_profile("Llama-3.1-8B", "h100_sxm", "vllm"),
@@ -208,6 +252,8 @@ def test_two_stages_hit_what_the_coupled_run_hits(conversation, make_scenario, m
         chunk_tokens=8192,
         max_sequences=256,
         semantics="vllm",
+        offload=offload,
+        routing=routing,
         ssd_classes={"nvme": make_ssd(2e9)},
     )
     evaluator = Evaluator(scenario)

@@ -178,6 +178,6 @@ def test_more_dram_never_lowers_hits(make_trace, make_scenario, prompts, sizes):
 
 @pytest.mark.parametrize("blocks", [1, 500, 4000, 16_000, 64_000])
 def test_dram_hits_what_the_curve_of_stack_distances_says(conversation, make_scenario, make_profile, blocks):
-    scenario = make_scenario(conversation, kv_bytes_per_token=1, profile=make_profile(1e-6, kv_tokens=10**6))
+    scenario = make_scenario(conversation, kv_bytes_per_token=1, profile=make_profile(1e-10, kv_tokens=10**6))
     result = Evaluator(scenario).evaluate(Configuration(blocks * 512))
     assert result.prefix_hit_ratio == hit_curve(conversation).hit_ratio_at(blocks)

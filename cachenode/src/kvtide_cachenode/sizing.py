@@ -16,6 +16,11 @@ PROCESS_BYTES: Final = 64 * MI
 SOCKETS_BYTES: Final = 128 * MI
 # What the tier's books do not see: page tables, the allocator's fragments.
 SLACK_PERCENT: Final = 3
+# Room of the DRAM tier for each entry on the SSD: columns, key, dictionary. Measured: 250 bytes with a key of
+# 40; LMCache's keys have up to 150.
+SSD_ENTRY_BYTES: Final = 384
+# At most this part of DRAM goes to the SSD's index.
+LOG_INDEX_SHARE: Final = 1 / 4
 
 
 def limit_for(capacity_bytes: int) -> int:

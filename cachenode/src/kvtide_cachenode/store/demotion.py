@@ -11,6 +11,7 @@ from typing import Final
 from zlib import crc32
 
 from kvtide_cachenode.eviction import Policy, WriteAdmission, admits, root_in_key
+from kvtide_cachenode.sizing import LOG_INDEX_SHARE, SSD_ENTRY_BYTES
 from kvtide_cachenode.store.index import Entry
 from kvtide_cachenode.store.ssd import SsdLog, Stored, Tasks
 from kvtide_cachenode.store.store import Store
@@ -22,11 +23,6 @@ WRITES_UNDER_WAY: Final = 16
 STAGED_AT_ONCE: Final = 64
 # A shrink waits so long for what is being written; after that the rest goes unwritten.
 DEMOTE_S: Final = 3.0
-# Memory for each SSD entry: columns, key, dictionary. Measured: 250 bytes with a key of 40; LMCache's keys
-# have up to 150.
-SSD_ENTRY_BYTES: Final = 384
-# At most this part of DRAM goes to the SSD's index.
-LOG_INDEX_SHARE: Final = 1 / 4
 RESIDUAL_GROUP: Final = 0
 
 

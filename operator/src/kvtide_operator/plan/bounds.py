@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from kvtide_operator.plan.hypervolume import Bounds
 from kvtide_operator.plan.space import SearchSpace
 from kvtide_operator.simulate.scenario import Scenario, SsdClass
-from kvtide_operator.simulate.step_times import StepTables, prefill_chunk_s
+from kvtide_operator.simulate.step_times import StepTables, prefill_s
 from kvtide_operator.workload.trace import Trace
 
 LONGEST_TTFT = 10
@@ -95,18 +95,6 @@ def _mean_ttft_s(
             seen[blocks[at]] = True
         tokens = max(input_tokens[request], 1)
         cached = min(hits * block_tokens, tokens - 1)
-        cached_s += _prefill_s(tables, cached, tokens, chunk_tokens)
-        uncached_s += _prefill_s(tables, 0, tokens, chunk_tokens)
+        cached_s += prefill_s(tables, cached, tokens, chunk_tokens)
+        uncached_s += prefill_s(tables, 0, tokens, chunk_tokens)
     return cached_s / len(input_tokens), uncached_s / len(input_tokens)
-
-
-@njit(cache=True)
-def _prefill_s(tables: StepTables, cached: int, tokens: int, chunk_tokens: int) -> float:
-    """Seconds to compute ``tokens`` of which ``cached`` are there, chunk after chunk."""
-    total_s = 0.0
-    done = cached
-    while done < tokens:
-        new = min(chunk_tokens, tokens - done)
-        total_s += prefill_chunk_s(tables, new, done)
-        done += new
-    return total_s

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kvtide_operator.simulate.cache_pass import CachePass, miss_gaps
+from kvtide_operator.simulate.cache_pass import CachePass, misses
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,17 +41,18 @@ class MissStream:
 
 
 def miss_stream(passed: CachePass) -> MissStream:
-    """The stream of one cache pass; holds are censored at the last arrival."""
+    """The stream of one cache pass; holds are censored when all requests have arrived and are inserted."""
     asked, demoted = passed.requests.row, passed.pool.demoted.block
-    horizon_s = float(asked.arrival_s[-1]) if len(asked) else 0.0
-    displaced_by = np.repeat(np.arange(len(asked)), asked.demoted_end - asked.demoted_start)
+    horizon_s = max(asked.arrival_s.max(initial=0.0), asked.inserted_s.max(initial=0.0))
     next_demoted_s = np.full(len(demoted), horizon_s)
     again = passed.next_demotion >= 0
     next_demoted_s[again] = passed.demoted_s[passed.next_demotion[again]]
 
-    place, gap_s = miss_gaps(passed)
+    place, row = misses(passed)
     asked_by = np.searchsorted(asked.start, place, side="right") - 1
-    row = _last_before(demoted, displaced_by, passed.requests.blocks[place], asked_by)
+    gap_s = np.full(len(row), np.inf)
+    copied = row >= 0
+    gap_s[copied] = asked.arrival_s[asked_by[copied]] - passed.demoted_s[row[copied]]
     # Only the first request after a demotion counts: it brings the block back above the SSD.
     first_row, first_miss = np.unique(row, return_index=True)
     of_copy = first_row >= 0
@@ -59,7 +60,7 @@ def miss_stream(passed: CachePass) -> MissStream:
     reuse_s[first_row[of_copy]] = gap_s[first_miss[of_copy]]
     return MissStream(
         block=demoted,
-        request=displaced_by,
+        request=passed.displaced_by,
         demoted_s=passed.demoted_s,
         hold_s=next_demoted_s - passed.demoted_s,
         reuse_s=reuse_s,
@@ -88,20 +89,3 @@ def prefix_hits(stream: MissStream, row_ttl_s: NDArray[np.float64], from_request
     hits = stream.hittable.copy()
     np.minimum.at(hits, stream.miss_request[~kept], stream.miss_depth[~kept])
     return int(hits[from_request:].sum())
-
-
-def _last_before(
-    blocks: NDArray[np.int32],
-    at: NDArray[np.int64],
-    asked: NDArray[np.int32],
-    asked_at: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """For each asked block the last index of ``blocks`` that names it at an earlier request, or -1."""
-    if len(blocks) == 0:
-        return np.full(len(asked), -1)
-    width = int(max(at.max(), asked_at.max(initial=0))) + 1
-    keys = blocks.astype(np.int64) * width + at
-    order = np.argsort(keys, kind="stable")
-    found = np.searchsorted(keys[order], asked.astype(np.int64) * width + asked_at) - 1
-    row = order[np.maximum(found, 0)]
-    return np.where((found >= 0) & (blocks[row] == asked), row, -1)

@@ -16,7 +16,7 @@ from kvtide_operator.simulate.requests import NOBODY, Requests, Rows
 from kvtide_operator.simulate.step_times import StepTables, prefill_attention_s
 
 WAITING, LOADING, FINISHING = range(3)
-"""Queues of an engine: not admitted yet; reading from SSD; prefilled by the step that runs now."""
+"""Queues of an engine: not admitted yet; looked up or loading; prefilled by the step that runs now."""
 
 ENGINE = np.dtype(
     [
@@ -157,14 +157,20 @@ def finished(batch: Batch, k: int) -> int:
 
 @njit(cache=True, forceinline=True)
 def admitted(batch: Batch, k: int) -> int:
-    """The next request from the queue that fits beside those admitted, if the next step has room for it."""
+    """The next request from the queue that fits beside those admitted, if the next step has room for it.
+
+    It comes again when its look-up is done, where that takes time.
+    """
     engine = batch.engine[k]
     _fill(batch, k)
     while engine.partial == NOBODY and engine.running + engine.new_tokens < batch.chunk_tokens:
         request = batch.ends[k, LOADING, 0]
         if request == NOBODY or batch.row[request].ready_s > engine.clock_s:
             break
-        begin(batch, k, _pop(batch, k, LOADING))
+        request = _pop(batch, k, LOADING)
+        if not batch.row[request].found:
+            return request
+        begin(batch, k, request)
     if engine.partial != NOBODY or engine.running + engine.new_tokens >= batch.chunk_tokens:
         return NOBODY
     request = batch.ends[k, WAITING, 0]
@@ -180,7 +186,7 @@ def admitted(batch: Batch, k: int) -> int:
 
 @njit(cache=True, forceinline=True)
 def load(batch: Batch, k: int, request: int) -> None:
-    """A request that was admitted waits for its read from SSD, until its `ready_s`."""
+    """A request that was admitted waits for a look-up, a load or a read, until its `ready_s`."""
     push(batch, k, LOADING, request)
 
 

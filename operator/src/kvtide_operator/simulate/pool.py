@@ -96,7 +96,11 @@ def _leading(links: Links, blocks: NDArray[np.int32], first: int, last: int) -> 
 
 @njit(cache=True)
 def route(pool: Pool, requests: Requests, request: int) -> int:
-    """Choose the engine that serves ``request``."""
+    """Choose the engine that serves ``request``.
+
+    By what GPU caches would hold if nothing queued: near to what SGLang's router takes them to hold, a tree
+    for each engine of the prompts that it sent there.
+    """
     row, tier = requests.row[request], pool.tier
     engines = len(tier) - 1
     chosen = request % engines
@@ -173,7 +177,26 @@ def _keep(dram: Links, tier: Rows, worth: NDArray[np.uint8], demoted: Rows, bloc
     # Without any room the block itself is the victim.
     victim = _use(dram, tier[-1], block)
     if victim >= 0:
-        demotion = demoted[tier[-1].demotions]
-        demotion.block = victim
-        demotion.worth = worth[victim] & (TOUCHED_TWICE | REUSED)
-        tier[-1].demotions += 1
+        _note(tier, worth, demoted, victim)
+
+
+@njit(cache=True, inline="always")
+def _note(tier: Rows, worth: NDArray[np.uint8], demoted: Rows, victim: int) -> None:
+    """``victim`` is demoted."""
+    demotion = demoted[tier[-1].demotions]
+    demotion.block = victim
+    demotion.worth = worth[victim] & (TOUCHED_TWICE | REUSED)
+    tier[-1].demotions += 1
+
+
+@njit(cache=True)
+def resize_dram(pool: Pool, capacity_blocks: int) -> None:
+    """Give DRAM another capacity; what no longer fits is demoted."""
+    dram, tier = pool.dram, pool.tier
+    head = len(dram) - 1
+    tier[-1].capacity = capacity_blocks
+    while tier[-1].held > capacity_blocks:
+        victim = dram[head, NEWER]
+        unlink(dram, victim)
+        tier[-1].held -= 1
+        _note(tier, pool.worth, pool.demoted, victim)

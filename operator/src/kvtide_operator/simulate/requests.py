@@ -21,10 +21,12 @@ ROW = np.dtype(
         ("hittable", "i8"),
         ("kept", "i8"),
         ("output_blocks", "i8"),
-        # What the GPU cache and DRAM do: which engine serves it, leading blocks found there, and which part
-        # of the demotions it causes.
+        # What the GPU cache and DRAM do: which engine serves it, leading blocks found there, demotions until
+        # it is looked up, when its blocks are inserted, and which part of the demotions that causes.
         ("engine", "i8"),
         ("device_hits", "i8"),
+        ("demotions_before", "i8"),
+        ("inserted_s", "f8"),
         ("demoted_start", "i8"),
         ("demoted_end", "i8"),
         # What becomes of it: blocks from DRAM and SSD, tokens not computed, seconds of loading them, and when
@@ -37,7 +39,9 @@ ROW = np.dtype(
         ("dispatch_s", "f8"),
         ("first_token_s", "f8"),
         ("finish_s", "f8"),
-        # Where it stands: the request behind it in a queue, its job in the channel, the seconds of it done.
+        # Where it stands: whether its prefix was looked up, the request behind it in a queue, its
+        # job in the channel, the seconds of it done.
+        ("found", "b1"),
         ("behind", "i8"),
         ("read_job", "i8"),
         ("read_s", "f8"),

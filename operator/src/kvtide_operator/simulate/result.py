@@ -20,6 +20,7 @@ class Result:
         ttft_mean_s: time to first token, from arrival; meaningless unless stable.
         ttft_p50_s: its median.
         ttft_p99_s: its 99th percentile.
+        wait_mean_s: from arrival until the prefill begins; meaningless unless stable.
         throughput_tok_s: output tokens / makespan.
         makespan_s: seconds from the first arrival to the last token.
         stable: the queue neither grows nor outlasts the trace, see `stability.is_stable`.
@@ -48,6 +49,7 @@ class Result:
     ttft_mean_s: float
     ttft_p50_s: float
     ttft_p99_s: float
+    wait_mean_s: float
     throughput_tok_s: float
     makespan_s: float
     stable: bool

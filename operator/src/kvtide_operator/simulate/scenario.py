@@ -13,7 +13,7 @@ from kvtide_operator.simulate.media import MediumSpeed
 from kvtide_operator.simulate.pool import Offload, Routing
 from kvtide_operator.simulate.prices import Price, VolumeSizes, one_currency
 from kvtide_operator.simulate.requests import Semantics
-from kvtide_operator.simulate.serve import Reload
+from kvtide_operator.simulate.serve import Loading, Reload
 from kvtide_operator.simulate.ssd import WriteAdmission
 from kvtide_operator.workload.trace import Trace
 
@@ -52,10 +52,14 @@ class Scenario:
         routing: how requests find their engine.
         reload: when blocks are read from SSD: only while a request waits for its turn (SGLang's rule), or
             asynchronously if that takes less time than computing them (vLLM's).
+        loading: how blocks come from DRAM: layer by layer during the step that begins the prefill, or looked
+            up and loaded while other requests' steps run; only the end of a step notices that either is
+            done (vLLM's asynchronous connectors).
         write_admission: which demotions are written to SSD.
         chunk_tokens: tokens of one step.
         max_sequences: requests admitted at a time, per engine.
         ssd_max_bytes: the byte cap of the SSD tier, None for what the class sells.
+        ssd_index_bytes: DRAM that a copy on SSD takes for its place in the index.
         ssd_headroom: SSD provisioned / most bytes held at once.
         write_queue_bytes: writes to SSD that may be queued; what comes on top is dropped. Ours: a request
             of 128 k tokens of Llama-3.1-8B displaces 16 GiB at once.
@@ -78,10 +82,12 @@ class Scenario:
     semantics: Semantics = "mooncake"
     routing: Routing = "roundRobin"
     reload: Reload = "queueing"
+    loading: Loading = "layered"
     write_admission: WriteAdmission = "always"
     chunk_tokens: int = 8192
     max_sequences: int = 256
     ssd_max_bytes: int | None = None
+    ssd_index_bytes: int = 0
     ssd_headroom: float = 1.1
     write_queue_bytes: int = 16 << 30
     first_request: int = 0

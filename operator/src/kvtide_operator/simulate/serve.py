@@ -1,9 +1,10 @@
 """Requests, engines and tiers in time: what each request finds, when it starts and when it is done.
 
 Two sources of truth for what DRAM and the GPU caches hold. In the coupled mode they are looked up when a
-request is admitted and filled when its prefill finishes; else `cache_pass` has said so in order of arrival,
-and what a request displaces goes to the SSD when the request is admitted. What lies below DRAM is played in
-time in both. Ties: arrivals before steps, engines by number, sequences by step, then by request.
+request is admitted and filled when its prefill finishes; else `cache_pass` has said so, and what a request
+displaces goes to the SSD when its prefill finishes. What lies below DRAM is played in time in both, and both
+take from `cache_pass` which engine serves a request: routers see no queues either. Ties: arrivals before
+steps, engines by number, sequences by step, then by request.
 
 All that runs in time is inlined into `serve`: numba counts a reference for every array that a call passes on,
 which took half of the time.
@@ -24,13 +25,17 @@ from kvtide_operator.simulate.channel import (
     start_write,
     stop_read,
 )
-from kvtide_operator.simulate.pool import Pool, insert, look_up, route
+from kvtide_operator.simulate.pool import Pool, insert, look_up, resize_dram
 from kvtide_operator.simulate.requests import NOBODY, Requests, Rows, answer_of, prompt_of
-from kvtide_operator.simulate.ssd import Ssd, demote, holds
+from kvtide_operator.simulate.ssd import HELD, Ssd, demote, holds
 from kvtide_operator.simulate.step_times import prefill_chunk_s
 from kvtide_operator.simulate.steps import arrive, elapse, launch
 
 Reload = Literal["queueing", "async"]
+Loading = Literal["layered", "async"]
+LOOKUP_S = 1e-3
+"""Seconds of a look-up that runs beside the steps: less than any of them takes, so that what counts is the
+wait for a step's end."""
 _ROUNDING = 1e-9
 
 
@@ -58,6 +63,7 @@ class World(NamedTuple):
     Attributes:
         coupled: whether DRAM and the GPU caches are played in time.
         has_ssd: whether there is an SSD.
+        loads_async: look-ups and loads from DRAM run beside other requests' steps.
         while_queued: SSD reads happen only while a request waits (SGLang); else asynchronously (vLLM).
     """
 
@@ -69,6 +75,7 @@ class World(NamedTuple):
     transfers: Transfers
     coupled: bool
     has_ssd: bool
+    loads_async: bool
     while_queued: bool
 
 
@@ -92,6 +99,8 @@ def serve(world: World) -> None:
         while request != NOBODY:
             if coupled:
                 _insert(world, k, prompt_of(world.requests, request))
+            else:
+                _displace(world, k, request)
             request = prefilled(batch, k)
         request = finished(batch, k)
         while request != NOBODY:
@@ -119,8 +128,6 @@ def _next_engine(clock_s: NDArray[np.float64]) -> int:
 def _arrive(world: World, request: int) -> None:
     requests, transfers = world.requests, world.transfers
     row = requests.row[request]
-    if world.coupled:
-        route(world.pool, requests, request)
     if world.has_ssd and world.while_queued:
         if world.coupled:
             look_up(world.pool, requests, request)
@@ -157,6 +164,11 @@ def _admit(world: World, k: int, request: int) -> None:
     """Find the prefix of a request that is admitted, and let it begin, or read from SSD first."""
     requests, pool, transfers = world.requests, world.pool, world.transfers
     row, now_s = requests.row[request], world.batch.engine[k].clock_s
+    if world.loads_async and np.isnan(row.ready_s):
+        row.ready_s = now_s + LOOKUP_S
+        load(world.batch, k, request)
+        return
+    row.found = True
     if world.coupled:
         look_up(pool, requests, request)
     most_from_ssd = row.hittable if world.has_ssd else 0
@@ -177,8 +189,10 @@ def _admit(world: World, k: int, request: int) -> None:
     row.cached_tokens = max(min(hit_tokens, row.input_tokens - 1), 0)
     # What was read while the request waited lies in DRAM; what was read asynchronously is on the GPU.
     row.load_s = (from_dram + (0 if reads else from_ssd)) * transfers.load_s
-    if not world.coupled:
-        _demote(world, pool.demoted[row.demoted_start : row.demoted_end], now_s)
+    if world.loads_async and row.dram_hits > 0:
+        row.ready_s = max(row.ready_s, now_s) + row.load_s
+        row.load_s = 0.0
+        reads = True
     if reads:
         load(world.batch, k, request)
     else:
@@ -202,10 +216,20 @@ def _read(world: World, request: int, now_s: float, leading: int, gained: int, f
 @njit(cache=True, forceinline=True)
 def _insert(world: World, k: int, blocks: NDArray[np.int32]) -> None:
     """Fill the GPU cache and DRAM in time; what they displace goes to the SSD."""
-    dram = world.pool.tier[-1]
+    dram, ssd = world.pool.tier[-1], world.ssd
+    if ssd.index_blocks > 0.0:
+        resize_dram(world.pool, ssd.room_blocks - int(ssd.index_blocks * ssd.tally[HELD]))
     insert(world.pool, k, blocks)
     _demote(world, world.pool.demoted[: dram.demotions], world.batch.engine[k].clock_s)
     dram.demotions = 0
+
+
+@njit(cache=True, forceinline=True)
+def _displace(world: World, k: int, request: int) -> None:
+    """What a request displaces, as the cache pass has said, goes to the SSD."""
+    row = world.requests.row[request]
+    demoted = world.pool.demoted[row.demoted_start : row.demoted_end]
+    _demote(world, demoted, world.batch.engine[k].clock_s)
 
 
 @njit(cache=True, forceinline=True)

@@ -49,11 +49,13 @@ class Retention:
         written_blocks: copies written.
         kept_blocks: demotions that found their copy still there: the block was asked for within its TTL.
         peak_blocks: most copies at once.
+        mean_blocks: copies at a time, in the mean over the demotions.
     """
 
     written_blocks: int
     kept_blocks: int
     peak_blocks: int
+    mean_blocks: float
 
 
 def retention(
@@ -80,9 +82,9 @@ def _walk(
     group: NDArray[np.int8],
     ttl_s: NDArray[np.float64],
     needed_worth: int,
-) -> tuple[int, int, int]:
+) -> tuple[int, int, int, float]:
     # Within a group copies expire in the order they were demoted, so one pointer per group finds them all.
-    groups, written, kept, held, peak = len(ttl_s), 0, 0, 0, 0
+    groups, written, kept, held, peak, held_sum = len(ttl_s), 0, 0, 0, 0, 0
     oldest = np.zeros(groups, dtype=np.int64)
     there = np.zeros(len(demoted), dtype=np.bool_)
     found = np.zeros(len(demoted), dtype=np.bool_)  # the block's earlier copy was still there
@@ -104,10 +106,11 @@ def _walk(
             written += 1
             held += 1
             peak = max(peak, held)
+        held_sum += held
         following = next_demotion[at]
         if following >= 0:
             found[following] = there[at] and demoted_s[following] - now_s <= ttl
-    return written, kept, peak
+    return written, kept, peak, held_sum / max(len(demoted), 1)
 
 
 def provision(scenario: Scenario, tier_class: str, volumes: int, kept: Retention) -> Provision:

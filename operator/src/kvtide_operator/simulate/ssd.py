@@ -36,6 +36,8 @@ class Ssd(NamedTuple):
         tally: int64[8], see `HELD`.
         needed_worth: the bits a demotion must have to be written.
         cap_blocks: copies that fit, at least one.
+        room_blocks: blocks that DRAM holds while there are no copies.
+        index_blocks: room in DRAM that the index takes for a copy, in blocks.
     """
 
     links: Links
@@ -45,10 +47,17 @@ class Ssd(NamedTuple):
     tally: NDArray[np.int64]
     needed_worth: int
     cap_blocks: int
+    room_blocks: int
+    index_blocks: float
 
 
 def empty_ssd(
-    group: NDArray[np.int8], ttl_s: tuple[float, ...], admission: WriteAdmission, cap_blocks: int
+    group: NDArray[np.int8],
+    ttl_s: tuple[float, ...],
+    admission: WriteAdmission,
+    cap_blocks: int,
+    room_blocks: int = 0,
+    index_blocks: float = 0.0,
 ) -> Ssd:
     """An SSD with nothing on it."""
     return Ssd(
@@ -59,6 +68,8 @@ def empty_ssd(
         tally=np.zeros(8, dtype=np.int64),
         needed_worth=NEEDED_WORTH[admission],
         cap_blocks=max(cap_blocks, 1),
+        room_blocks=room_blocks,
+        index_blocks=index_blocks,
     )
 
 

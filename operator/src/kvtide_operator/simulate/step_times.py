@@ -173,6 +173,18 @@ def prefill_chunk_s(tables: StepTables, new: float, cached: float) -> float:
     return mixed_step_s(tables, new, cached, 0.0, 0.0)
 
 
+@njit(cache=True)
+def prefill_s(tables: StepTables, cached: int, tokens: int, chunk_tokens: int) -> float:
+    """Seconds to compute ``tokens`` of which ``cached`` are there, chunk after chunk, on an idle engine."""
+    total_s = 0.0
+    done = cached
+    while done < tokens:
+        new = min(chunk_tokens, tokens - done)
+        total_s += prefill_chunk_s(tables, new, done)
+        done += new
+    return total_s
+
+
 @_inlined
 def decode_step_s(tables: StepTables, batch: float, mean_context: float) -> float:
     """Seconds of a step that only decodes: one token for each of ``batch`` sequences."""

@@ -83,6 +83,7 @@ def summary(
         ttft_mean_s=float(ttft_s.mean()),
         ttft_p50_s=float(p50_s),
         ttft_p99_s=float(p99_s),
+        wait_mean_s=float((row.dispatch_s - row.arrival_s).mean()),
         throughput_tok_s=float(row.output_tokens.sum()) / makespan_s,
         makespan_s=makespan_s,
         stable=is_stable(row.arrival_s, row.dispatch_s),
