@@ -14,6 +14,8 @@ from math import inf
 
 import fsspec
 import pyarrow as pa
+from fsspec.implementations.arrow import ArrowFSWrapper
+from pyarrow.fs import FileSystem
 
 from kvtide_operator.observe.period_file import DamagedError, Period, decode, encode, trace_of
 from kvtide_operator.workload.trace import Trace, TraceError
@@ -43,6 +45,9 @@ class Span:
 class RecordedHistory:
     """The periods at a URL: ``file:///var/lib/kvtide``, ``s3://bucket/prefix``, or a plain path.
 
+    S3 is spoken by Arrow, which is there for Parquet. Credentials, region and endpoint are those of the AWS
+    environment variables, files and instance roles.
+
     Raises:
         HistoryError: nothing installed speaks the URL's protocol.
     """
@@ -50,7 +55,7 @@ class RecordedHistory:
     def __init__(self, url: str) -> None:
         self.url = url
         with self._speaking():
-            self._files, self._root = fsspec.core.url_to_fs(url)
+            self._files, self._root = _opened(url)
 
     def write(self, trace: Trace, start_s: float, end_s: float, keep_s: float = inf) -> None:
         """Add a period, then forget those that ended ``keep_s`` or more before its end.
@@ -162,9 +167,11 @@ class RecordedHistory:
     def _listed(self) -> list[str]:
         with self._speaking():
             self._files.invalidate_cache()
-            if not self._files.isdir(self._root):
+            try:
+                paths = self._files.ls(self._root, detail=False)
+            except (FileNotFoundError, NotADirectoryError):
                 return []
-            return sorted(path.rpartition("/")[2] for path in self._files.ls(self._root, detail=False))
+            return sorted(path.rpartition("/")[2] for path in paths)
 
     def _bytes(self, name: str) -> bytes:
         with self._speaking():
@@ -188,6 +195,16 @@ class RecordedHistory:
         except Exception as error:  # each of fsspec's back ends has errors of its own
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise HistoryError(f"{self.url}: {reason}") from error
+
+
+def _opened(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a URL, and the path in it."""
+    if url.startswith("s3://"):
+        # A period is then one PUT rather than an upload in parts, as far as it is small.
+        bucket, root = FileSystem.from_uri(f"{url}{'&' if '?' in url else '?'}allow_delayed_open=true")
+        return ArrowFSWrapper(bucket), root
+    files, root = fsspec.core.url_to_fs(url)
+    return files, root
 
 
 def utc(at_s: float) -> str:
