@@ -1,10 +1,13 @@
 """The searches beside each other, and group TTLs on the half of a trace they were not fitted to.
 
-    python benches/search.py TRACE -f examples/kareto.yaml [--class NAME] [--instances N] [--json] [--groups]
+    python benches/search.py TRACE … -f MANIFEST [--class NAME] [--instances N] [--json] [--groups]
 
 Every search of one SSD class against the hypervolume of the 527-point grid, compiled code loaded; then our
 thresholds swept. ``--groups``: group TTLs fitted on the first half of the trace and tested on the second
 against the best single TTL that takes the same block-seconds there.
+
+TRACE is a file, ``FILE:1`` or ``FILE:2`` for one of its halves, or ``generate:PROFILE:SEED`` for a generated
+trace with the statistics of a published one, at 3 requests a second and 12,000 of them.
 """
 
 import argparse
@@ -30,9 +33,12 @@ from kvtide_operator.plan.workers import processes
 from kvtide_operator.planner.goal import space_of
 from kvtide_operator.planner.scenario import scenario_from
 from kvtide_operator.simulate.evaluator import Evaluator
+from kvtide_operator.workload.generate import generate
 from kvtide_operator.workload.readers import read_trace
+from kvtide_operator.workload.trace import Trace
 
 GIB = 1 << 30
+GENERATED_REQUESTS, GENERATED_RATE_PER_S = 12_000, 3.0
 SUBTREES = (1, 2, 4, 8, 16, 32, 64)
 UNIFORM_TTL_S = (60.0, 120.0, 300.0, 600.0)
 SEARCHES = {
@@ -49,6 +55,22 @@ SEARCHES = {
         for x in (0.25, 0.5, 2)
     },
 }
+
+
+def trace_of(source: str) -> Trace:
+    """The trace that one of the command's arguments names."""
+    if source.startswith("generate:"):
+        _, profile, seed = source.split(":")
+        return generate(
+            profile=profile,  # type: ignore[arg-type]  # an unknown one is a KeyError that names it
+            requests=GENERATED_REQUESTS,
+            rate_per_s=GENERATED_RATE_PER_S,
+            seed=int(seed),
+        )
+    path, _, half = source.partition(":")
+    trace = read_trace(path)
+    middle = trace.requests // 2
+    return trace.between(*{"": (0, trace.requests), "1": (0, middle), "2": (middle, trace.requests)}[half])
 
 
 def searches(evaluator: Evaluator, space, jobs: int) -> list[dict]:
@@ -135,7 +157,7 @@ def same_cost_ttl_s(stream, row_ttl_s: np.ndarray, from_request: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("trace", type=Path)
+    parser.add_argument("traces", nargs="+", metavar="TRACE")
     parser.add_argument("-f", dest="manifest", type=Path, required=True)
     parser.add_argument("--class", dest="tier_class")
     parser.add_argument("--instances", type=int)
@@ -144,17 +166,21 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     manifest = load_manifest(arguments.manifest)
-    evaluator = Evaluator(scenario_from(manifest, read_trace(arguments.trace)))
     space = space_of(manifest)
     space = replace(
         space,
         tier_classes=(arguments.tier_class or space.tier_classes[0],),
         instances=arguments.instances or space.instances,
     )
-    if arguments.groups:
-        rows = group_ttls(evaluator, manifest.cache.spec.dram.capacity.min, space.ttl_max_s)
-    else:
-        rows = searches(evaluator, space, arguments.jobs)
+    rows = []
+    for source in arguments.traces:
+        evaluator = Evaluator(scenario_from(manifest, trace_of(source)))
+        found = (
+            group_ttls(evaluator, manifest.cache.spec.dram.capacity.min, space.ttl_max_s)
+            if arguments.groups
+            else searches(evaluator, space, arguments.jobs)
+        )
+        rows += [{"trace": source.rpartition("/")[2], **row} for row in found]
     if arguments.json:
         print(json.dumps(rows))
         return
