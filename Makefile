@@ -36,6 +36,12 @@ engine: ## Build the environment with a real vLLM on CPU and a small model (6.4 
 test-engine: ## Run the tests that need that engine
 	@PYTHON=$(PYTHON) engine_tests/run $(ARGS)
 
+.PHONY: validate-engine
+validate-engine: $(READY) ## Hold the simulator against that engine (TEXTS=FILE of real texts; 45 minutes)
+	@test -n "$(TEXTS)" || { echo "name a file of real texts: make validate-engine TEXTS=FILE [ARGS=...]" >&2; exit 2; }
+	@PYTHON=$(PYTHON) engine_tests/build
+	@$(BIN)/python engine_tests/validate.py "$(TEXTS)" $(ARGS)
+
 .PHONY: check
 check: $(READY) ## Format, lint, types, layers, generated CRDs
 	@$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ import click
 COMMANDS = {
     "curve": "Hit ratio against capacity, for every capacity in one pass.",
     "demo": "Watch two cache nodes being sized for a workload.",
-    "engine": "Step times of inference engines: which ship, and making new ones.",
+    "engine": "Step times of inference engines, and the simulator against a real one.",
     "plan": "The frontier of cost, throughput and latency, and the point to take.",
     "replay": "Play a trace against a Redis-protocol server.",
     "simulate": "What one configuration of the tiers yields on a trace.",

@@ -1,11 +1,11 @@
-"""`kvtide engine`: the step-time profiles that ship, and making new ones."""
+"""`kvtide engine profiles`, `kvtide engine profile`: the profiles that ship, and making new ones."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import UserError
+from kvtide_operator.cli.errors import UserError
 
 if TYPE_CHECKING:
     from kvtide_operator.simulate.tabulate import Identity
@@ -20,12 +20,7 @@ capacity by about 2 % on an 80 GiB GPU, and the file says what was taken off."""
 PACKAGE = "aiconfigurator-core"
 
 
-@click.group("engine")
-def command() -> None:
-    """Step times of inference engines: which profiles ship, and making new ones."""
-
-
-@command.command("profiles")
+@click.command("profiles")
 def profiles() -> None:
     """List the profiles that ship."""
     from kvtide_operator.simulate.profiles import shipped
@@ -48,7 +43,7 @@ def profiles() -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-@command.command("profile")
+@click.command("profile")
 @click.option("--model", required=True, help="Name on Hugging Face, such as Qwen/Qwen3-32B.")
 @click.option("--system", required=True, help="GPU system, such as h100_sxm.")
 @click.option("--engine", required=True, type=click.Choice(["vllm", "sglang"], case_sensitive=False))

@@ -1,0 +1,1 @@
+"""A running engine, asked over HTTP: how long its steps take, and whether the simulator agrees."""

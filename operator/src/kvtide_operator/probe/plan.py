@@ -1,0 +1,244 @@
+"""What a validation plays: how large the tiers are, how fast requests arrive, in which order rows come."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kvtide_cachenode.client import NodeError
+from kvtide_cachenode.messages import TierStatus
+from kvtide_operator.probe.bench import Bench, Setup, ValidationError, measured_node
+from kvtide_operator.probe.conversations import (
+    TURN_TOKENS,
+    TextError,
+    conversations,
+    poisson_arrivals,
+    read_texts,
+    texts_for,
+)
+from kvtide_operator.probe.engine import EngineError
+from kvtide_operator.probe.validation import (
+    Row,
+    capacity_per_s,
+    row_of,
+    simulated,
+    trace_of,
+)
+from kvtide_operator.replay.connection import AccessError, PeerError
+from kvtide_operator.simulate.engine_profile import ProfileError, ProfileFile, parse_profile
+from kvtide_operator.simulate.errors import SimulationError
+from kvtide_operator.simulate.step_fit import FitError, StepFit, chunks, slower
+from kvtide_operator.simulate.tabulate import to_json
+
+MISTAKES = (
+    AccessError,
+    EngineError,
+    FitError,
+    NodeError,
+    PeerError,
+    ProfileError,
+    SimulationError,
+    TextError,
+    ValidationError,
+)
+"""What a user can mend: each carries one sentence."""
+
+DRAM_SHARES = (0.2, 0.3, 0.5, 1.25)
+"""DRAM sizes, in parts of what all requests store."""
+SSD_SHARE = 1.5
+BUSY_REQUESTS = 20
+"""Sent at once to see how much longer steps take while blocks are stored and requests received."""
+PAUSE_S = 8.0
+"""Of a run: emptying the node, the last answers, and simulating."""
+LEAST_REQUESTS = 10
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to play.
+
+    Attributes:
+        texts: file of texts.
+        dram_sizes: bytes of DRAM, one configuration each; empty for `DRAM_SHARES`.
+        requests: of a run.
+        output_tokens: of each answer.
+        runs: how often each configuration is played.
+        load: offered load of the configuration that can serve least.
+        chunk_tokens: tokens of a step of the engine.
+        max_sequences: requests in a batch of the engine.
+        ssd_bytes_s: speed of the node's SSD.
+        calibration_s: seconds of measuring step times.
+        minutes: of playing; there are fewer requests where all would take longer.
+        seed: of conversations and arrivals.
+    """
+
+    texts: Path
+    dram_sizes: tuple[int, ...]
+    requests: int
+    output_tokens: int
+    runs: int
+    load: float
+    chunk_tokens: int
+    max_sequences: int
+    ssd_bytes_s: float
+    calibration_s: float
+    minutes: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """Sizes of the node."""
+
+    name: str
+    dram_bytes: int
+    ssd_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A validation that can begin.
+
+    Attributes:
+        bench: engine and node.
+        plan: what to play.
+        setup: what the simulator is told.
+        busy: by how much longer steps take under load than one by one; step times count it.
+        tiers: the configurations.
+        prompts: of the requests, in order.
+        arrivals_s: of the requests.
+    """
+
+    bench: Bench
+    plan: Plan
+    setup: Setup
+    busy: float
+    tiers: tuple[Tiers, ...]
+    prompts: list[list[int]]
+    arrivals_s: list[float]
+
+    @property
+    def text(self) -> str:
+        """What is going to happen, in a sentence."""
+        rows, setup = len(self.tiers) * self.plan.runs, self.setup
+        return (
+            f"under load   steps take {self.busy:.3f} times as long as one by one\n"
+            f"a block      takes {setup.entry_bytes / MIB:.2f} MiB in the node and"
+            f" {1e3 * setup.entry_bytes / setup.load_bytes_s:.3g} ms to load\n"
+            f"to be played {rows} runs of {len(self.prompts)} requests{self._fewer},"
+            f" {len(self.prompts) / self.arrivals_s[-1]:.2f} a second: about {self.minutes:.0f} minutes"
+        )
+
+    @property
+    def minutes(self) -> float:
+        """About how long all runs will take."""
+        return len(self.tiers) * self.plan.runs * (self.arrivals_s[-1] + PAUSE_S) / 60
+
+    @property
+    def _fewer(self) -> str:
+        wanted, minutes = self.plan.requests, self.plan.minutes
+        return f" ({wanted} would take more than {minutes:g} minutes)" if wanted > len(self.prompts) else ""
+
+    async def rows(self) -> AsyncIterator[Row]:
+        """Play all configurations once, then again, so that what drifts does not fall on one of them."""
+        plan = self.plan
+        for run in range(1, plan.runs + 1):
+            for tiers in self.tiers:
+                await self.bench.empty(tiers.dram_bytes, tiers.ssd_bytes)
+                if self.setup.own_cache:
+                    await self.bench.engine.forget()
+                cursor = await self.bench.trace_end()
+                salt = f"validate-{plan.seed}-{tiers.name}-{run}"
+                answers = await self.bench.play(self.prompts, self.arrivals_s, plan.output_tokens, salt)
+                trace = await self.bench.trace_since(cursor, len(self.prompts), self.setup.block_tokens)
+                yield row_of(tiers.name, run, answers, trace, self.setup, tiers.dram_bytes, tiers.ssd_bytes)
+
+
+async def prepare(bench: Bench, plan: Plan, file: ProfileFile, overhead_s: float, fit: StepFit) -> Trial:
+    """Read the texts, measure the node, and choose sizes, the rate of arrivals and how many there are.
+
+    Raises:
+        one of `MISTAKES`.
+    """
+    room = await bench.engine.kv_room()
+    texts = await read_texts(plan.texts, bench.engine, texts_for(plan.requests) + 1 + BUSY_REQUESTS)
+    # Nobody else asks for the texts that engine and node are measured with.
+    apart, at_once, played = texts[0], texts[1 : 1 + BUSY_REQUESTS], texts[1 + BUSY_REQUESTS :]
+    loaded = (len(apart) - 1) // room.block_tokens * room.block_tokens
+    if not loaded:
+        raise ValidationError(
+            f"blocks of {room.block_tokens} tokens are longer than these texts; give the engine smaller ones"
+        )
+    tiers = (await bench.node.status()).tiers
+    await bench.empty(tiers["dram"].capacity_bytes, 0)
+    setup = Setup(
+        profile=parse_profile(to_json(file), "the calibration"),
+        overhead_s=overhead_s,
+        chunk_tokens=plan.chunk_tokens,
+        max_sequences=plan.max_sequences,
+        block_tokens=room.block_tokens,
+        entry_bytes=0,
+        load_bytes_s=1.0,
+        ssd_bytes_s=plan.ssd_bytes_s,
+        own_cache=room.keeps_prefixes,
+    )
+    rest_s = fit.seconds(chunks(len(apart) - loaded, loaded, plan.chunk_tokens))
+    setup = await measured_node(bench, setup, apart, rest_s)
+    busy = await _busy(bench, plan, setup, at_once)
+    setup = replace(setup, profile=parse_profile(to_json(slower(file, busy)), "the calibration"))
+    trial = _trial(bench, plan, setup, busy, played, tiers, plan.requests)
+    if trial.minutes > plan.minutes:
+        fewer = max(int(plan.requests * plan.minutes / trial.minutes), LEAST_REQUESTS)
+        trial = _trial(bench, plan, setup, busy, played, tiers, fewer)
+    return trial
+
+
+async def _busy(bench: Bench, plan: Plan, setup: Setup, texts: list[list[int]]) -> float:
+    """By how much longer than simulated the engine takes for requests that are all there at once."""
+    prompts = [text[: TURN_TOKENS[at % len(TURN_TOKENS)]] for at, text in enumerate(texts)]
+    arrivals_s = [0.0] * len(prompts)
+    answers = await bench.play(prompts, arrivals_s, plan.output_tokens, f"busy-{plan.seed}")
+    took_s = max(each.tokens[-1][0] for each in answers) - min(each.sent_s for each in answers)
+    trace = trace_of(prompts, arrivals_s, plan.output_tokens, setup.block_tokens)
+    return (took_s - setup.overhead_s) / simulated(trace, setup, 0, 0).makespan_s
+
+
+def _trial(
+    bench: Bench,
+    plan: Plan,
+    setup: Setup,
+    busy: float,
+    texts: list[list[int]],
+    there: dict[str, TierStatus],
+    requests: int,
+) -> Trial:
+    """The trial with so many requests; ``there`` are the node's tiers.
+
+    Raises:
+        ValidationError: they need more memory than the node has.
+    """
+    prompts = conversations(texts[: texts_for(requests)], requests, plan.seed)
+    tiers = _tiers(plan, setup, prompts, has_ssd="ssd" in there)
+    largest = max(tiers, key=lambda one: one.dram_bytes)
+    if largest.dram_bytes > there["dram"].max_bytes:
+        raise ValidationError(
+            f"{largest.name} is more than the {there['dram'].max_bytes / MIB:,.0f} MiB that the node has;"
+            " give smaller sizes with --dram, or fewer requests"
+        )
+    at_once = trace_of(prompts, [0.0] * len(prompts), plan.output_tokens, setup.block_tokens)
+    least = min(capacity_per_s(at_once, setup, one.dram_bytes, one.ssd_bytes) for one in tiers)
+    arrivals_s = poisson_arrivals(len(prompts), plan.load * least, plan.seed)
+    return Trial(bench, plan, setup, busy, tiers, prompts, arrivals_s)
+
+
+def _tiers(plan: Plan, setup: Setup, prompts: list[list[int]], *, has_ssd: bool) -> tuple[Tiers, ...]:
+    full = {
+        tuple(p[:end]) for p in prompts for end in range(setup.block_tokens, len(p) + 1, setup.block_tokens)
+    }
+    stored_bytes = len(full) * setup.entry_bytes
+    sizes = plan.dram_sizes or tuple(round(share * stored_bytes) // MIB * MIB for share in DRAM_SHARES)
+    tiers = [Tiers(f"{size / MIB:,.0f} MiB DRAM", size, 0) for size in sizes]
+    if has_ssd:
+        ssd_bytes = round(SSD_SHARE * stored_bytes) // MIB * MIB
+        tiers.append(Tiers(f"{sizes[0] / MIB:,.0f} MiB DRAM, SSD", sizes[0], ssd_bytes))
+    return tuple(tiers)
