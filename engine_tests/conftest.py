@@ -1,290 +1,37 @@
 """Real engines on real nodes. Starting an engine takes most of a minute, so tests share them."""
 
-import json
-import os
-import signal
-import socket
 import statistics
-import subprocess
-import threading
-import time
-import urllib.error
-import urllib.request
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 
 import pytest
-
-FOLDER = Path(os.environ.get("KVTIDE_ENGINE", Path.home() / ".cache/kvtide/engine"))
-MODEL = FOLDER / "model"
-NODE_COMMAND = Path(__file__).parent.parent / ".venv/bin/kvtide-node"
-START_S = 600.0
-ANSWER_S = 300.0
-LOAD_TIMEOUT_S = 3.0
-LOOKUP_TIMEOUT_S = 2.0  # of a machine on which an engine keeps all cores busy
-BLOCK_TOKENS = 128
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def fetch(url, document=None, method=None, patience_s=ANSWER_S):
-    body = None if document is None else json.dumps(document).encode()
-    method = method or ("GET" if body is None else "POST")
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=patience_s) as reply:
-        return reply.read().decode()
-
-
-def samples(text):
-    """Metric name to the sum over its labels."""
-    sums = {}
-    for line in text.splitlines():
-        if line and not line.startswith("#"):
-            name, value = line.rsplit(" ", 1)
-            name = name.partition("{")[0]
-            sums[name] = sums.get(name, 0.0) + float(value)
-    return sums
-
-
-class Node:
-    """A cache node in a process of its own."""
-
-    def __init__(self, *options, port=0):
-        command = [NODE_COMMAND, "serve", "--block-tokens", str(BLOCK_TOKENS)]
-        command += ["--listen", f"127.0.0.1:{port}", "--admin", "127.0.0.1:0", *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        said = json.loads(self.process.stdout.readline())
-        self.port = int(said["listen"].rpartition(":")[2])
-        self.admin = f"http://{said['admin']}"
-
-    def status(self):
-        return json.loads(fetch(f"{self.admin}/v1/status"))
-
-    def metrics(self):
-        return samples(fetch(f"{self.admin}/metrics"))
-
-    def trace(self):
-        lines = [json.loads(line) for line in fetch(f"{self.admin}/v1/trace").splitlines()]
-        return [line for line in lines if line["observed_at"] == "engine"]
-
-    def resize(self, dram_bytes):
-        fetch(f"{self.admin}/v1/capacity", {"dram": dram_bytes}, "PUT")
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait(10)
-
-    def stop(self):
-        self.process.send_signal(signal.SIGCONT)
-        self.process.terminate()
-        try:
-            self.process.wait(15)
-        finally:
-            self.process.stdout.close()
-
-
-class Proxy:
-    """Passes bytes to a node until it is told to misbehave, after some bytes of an answer.
-
-    ``fault`` takes the bytes of answers seen since it was set and a piece of an answer, and gives the piece
-    to send on, or None to send nothing; an OSError ends the connection.
-    """
-
-    def __init__(self, port):
-        self.target = port
-        self.fault = None
-        self.answered_bytes = 0
-        self._pairs = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def misbehave(self, fault):
-        self.answered_bytes = 0
-        self.fault = fault
-
-    def serve(self, port):
-        """Behave, and pass to another node from now on; who is connected has to connect anew."""
-        self.target, self.fault = port, None
-        pairs, self._pairs = self._pairs, []
-        for pair in pairs:
-            self._end(*pair)
-
-    def close(self):
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.serve(self.target)
-
-    @staticmethod
-    def _end(*ends):
-        for end in ends:
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-    def _accept(self):
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                node = socket.create_connection(("127.0.0.1", self.target), 5)
-            except OSError:
-                client.close()
-                continue
-            node.settimeout(None)
-            self._pairs.append((client, node))
-            threading.Thread(target=self._pass, args=(client, node, False), daemon=True).start()
-            threading.Thread(target=self._pass, args=(node, client, True), daemon=True).start()
-
-    def _pass(self, source, sink, is_answer):
-        try:
-            while piece := source.recv(1 << 18):
-                if is_answer and self.fault is not None:
-                    self.answered_bytes += len(piece)
-                    piece = self.fault(self.answered_bytes, piece)
-                    if piece is None:
-                        continue
-                sink.sendall(piece)
-        except OSError:
-            pass  # one of them hung up, or the fault did
-        finally:
-            self._end(source, sink)
-
-
-class Engine:
-    """``vllm serve`` with the connector."""
-
-    def __init__(self, ports, log, *options, dtype="float32", connector=None, environment=None):
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = log
-        extra = {"nodes": ",".join(f"127.0.0.1:{port}" for port in ports)}
-        extra |= {"load_timeout_s": LOAD_TIMEOUT_S, "lookup_timeout_s": LOOKUP_TIMEOUT_S, "load_threads": 2}
-        transfer = {
-            "kv_connector": "KvtideConnector",
-            "kv_connector_module_path": "kvtide_cachenode.engines.vllm_connector",
-            "kv_role": "kv_both",
-            "kv_load_failure_policy": "recompute",
-            "kv_connector_extra_config": extra | (connector or {}),
-        }
-        command = [FOLDER / "bin/vllm", "serve", MODEL, "--served-model-name", "smol"]
-        command += ["--host", "127.0.0.1", "--port", str(self.port), "--dtype", dtype, "--enforce-eager"]
-        command += ["--max-model-len", "8192", "--max-num-seqs", "8", *options]
-        if ports:
-            command += ["--kv-transfer-config", json.dumps(transfer)]
-        environment = os.environ | ENGINE_ENVIRONMENT | (environment or {})
-        with log.open("w") as out:
-            self.process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-            )
-
-    def wait(self):
-        deadline_s = time.monotonic() + START_S
-        while True:
-            assert self.process.poll() is None, self.log.read_text()[-4000:]
-            assert time.monotonic() < deadline_s, self.log.read_text()[-4000:]
-            try:
-                fetch(f"{self.url}/health")
-                return
-            except OSError:
-                time.sleep(0.5)
-
-    def complete(self, prompt, output_tokens=8, patience_s=ANSWER_S, **more):
-        """Greedy; the answer's one choice."""
-        document = {"model": "smol", "prompt": prompt, "max_tokens": output_tokens, "temperature": 0}
-        document |= {"ignore_eos": True, "return_token_ids": True} | more
-        answer = fetch(f"{self.url}/v1/completions", document, patience_s=patience_s)
-        return json.loads(answer)["choices"][0]
-
-    def tokens(self, prompt, output_tokens=8, **more):
-        return self.complete(prompt, output_tokens, **more)["token_ids"]
-
-    def ttft_s(self, prompt):
-        """Seconds to the answer's only token."""
-        began_s = time.perf_counter()
-        self.complete(prompt, 1)
-        return time.perf_counter() - began_s
-
-    def forget(self):
-        """Empty vLLM's own prefix cache."""
-        fetch(f"{self.url}/reset_prefix_cache", {})
-
-    def settle(self, prompt):
-        """Use nodes until ``prompt`` is loaded whole: connections may have broken and nodes be left alone."""
-        deadline_s = time.monotonic() + 60
-        while True:
-            assert time.monotonic() < deadline_s, "the engine does not come back to the node"
-            self.forget()
-            with self.counted() as grown:
-                self.complete(prompt, 1)
-            if grown["load_blocks"] == len(prompt) // BLOCK_TOKENS:
-                self.forget()
-                return
-
-    def counters(self):
-        return samples(fetch(f"{self.url}/metrics"))
-
-    @contextmanager
-    def counted(self):
-        """How the counters grew, filled in at the end: kvtide's without their prefix and suffix."""
-        before, growth = self.counters(), {}
-        yield growth
-        # Workers' counters reach the metrics with a step's output; the answer may overtake them.
-        deadline_s = time.monotonic() + 2
-        while True:
-            after = self.counters()
-            grown = {name: after[name] - before.get(name, 0) for name in after}
-            short = {
-                name.removeprefix("vllm:").removesuffix("_total"): value for name, value in grown.items()
-            }
-            growth.update({name.removeprefix("kvtide_"): value for name, value in short.items()})
-            if time.monotonic() > deadline_s:
-                return
-            time.sleep(0.25)
-
-    def stop(self):
-        if self.process.poll() is not None:
-            return  # it never came up
-        os.killpg(self.process.pid, signal.SIGTERM)
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(10)
-
-
-ENGINE_ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_SERVER_DEV_MODE": "1",  # /reset_prefix_cache
-    "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_OFFLINE": "1",
-    "DO_NOT_TRACK": "1",
-    "CUDA_VISIBLE_DEVICES": "",
-    # Of several threads that spin at each other's barriers, one that waits for a core stops them all.
-    "OMP_NUM_THREADS": "1",
-}
+from processes import (
+    BLOCK_TOKENS,
+    FAULTY_PATIENCE_S,
+    FOLDER,
+    KVTIDE_COMMAND,
+    TIGHT_KV_BLOCKS,
+    Engine,
+    Node,
+    Proxy,
+)
 
 
 @pytest.fixture(scope="session")
-def engines(tmp_path_factory):
-    """Starts engines; ends those that still run when the tests do."""
-    with ExitStack() as stack:
+def running(tmp_path_factory):
+    """Runs engines, given as arguments of `Engine`, which start together: each needs a core for a minute."""
 
-        def start(*arguments, **options):
-            log = tmp_path_factory.mktemp("engine") / "log"
-            engine = Engine(*arguments[:1], log, *arguments[1:], **options)
-            stack.callback(engine.stop)
-            engine.wait()
-            return engine
+    @contextmanager
+    def run(*settings):
+        with ExitStack() as stack:
+            engines = []
+            for ports, options, more in settings:
+                engines.append(Engine(ports, tmp_path_factory.mktemp("engine") / "log", *options, **more))
+                stack.callback(engines[-1].stop)
+            for engine in engines:
+                engine.wait()
+            yield engines
 
-        yield start
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -303,15 +50,35 @@ def proxy(node):
 
 
 @pytest.fixture(scope="session")
-def first(engines, node):
-    """A float32 engine, directly at the node."""
-    return engines([node.port])
+def float32_engines(running, node, proxy):
+    tight = ["--no-enable-prefix-caching", "--num-gpu-blocks-override", str(TIGHT_KV_BLOCKS)]
+    tight += ["--max-model-len", "2048", "--max-num-batched-tokens", "256"]
+    untraced = {"trace": False}
+    faulty = untraced | {"load_timeout_s": FAULTY_PATIENCE_S, "lookup_timeout_s": FAULTY_PATIENCE_S}
+    with running(
+        ([node.port], [], {}),
+        ([proxy.port], [], {"connector": faulty}),
+        ([node.port], tight, {"connector": untraced}),
+    ) as engines:
+        yield engines
 
 
 @pytest.fixture(scope="session")
-def second(first, engines, proxy):
-    """Another one, started later, whose bytes all go through the proxy."""
-    return engines([proxy.port], connector={"trace": False})
+def first(float32_engines):
+    """A float32 engine, directly at the node."""
+    return float32_engines[0]
+
+
+@pytest.fixture(scope="session")
+def second(float32_engines):
+    """Another one, whose bytes all go through the proxy."""
+    return float32_engines[1]
+
+
+@pytest.fixture(scope="session")
+def tight(float32_engines):
+    """One with `TIGHT_KV_BLOCKS`, parts of 256 tokens and no prefix cache of its own."""
+    return float32_engines[2]
 
 
 def prompt_of(tokens, seed):
@@ -327,7 +94,7 @@ def prompt_of(tokens, seed):
 @pytest.fixture(scope="session")
 def model():
     """The model's folder."""
-    return MODEL
+    return FOLDER / "model"
 
 
 @pytest.fixture
@@ -348,6 +115,12 @@ def make_prompt():
     return prompt_of
 
 
+@pytest.fixture(scope="session")
+def kvtide():
+    """The command, whose environment is not the engine's."""
+    return KVTIDE_COMMAND
+
+
 @pytest.fixture
 def show(capsys):
     """Prints figures past pytest's capture."""
@@ -360,7 +133,7 @@ def show(capsys):
 
 
 @pytest.fixture
-def measure_ttft(show):
+def measure_ttft(node, show):
     """Times to the first token of 2,000-token prompts: cold, from vLLM's own cache, and from the node."""
     parts = ("queue", "prefill", "lookup", "load", "load_wait", "transfer", "check", "scatter")
 
@@ -369,7 +142,8 @@ def measure_ttft(show):
         sums = dict.fromkeys((kind, part) for kind in ("own", "external") for part in parts)
         for run in range(5):
             prompt = prompt_of(2000, 70 + run)
-            seconds["cold"].append(engine.ttft_s(prompt))
+            with node.storing(2000 // BLOCK_TOKENS):
+                seconds["cold"].append(engine.ttft_s(prompt))
             for kind in ("own", "external"):
                 if kind == "external":
                     engine.forget()
@@ -389,6 +163,5 @@ def measure_ttft(show):
                 for kind in ("own", "external")
             ),
         )
-        return cold, own, external
 
     return measure

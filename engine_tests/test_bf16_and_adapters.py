@@ -8,6 +8,8 @@ from safetensors.torch import save_file
 
 pytestmark = pytest.mark.timeout(1200)
 
+OUTPUT_TOKENS = 24
+
 
 def write_adapter(folder, seed):
     """A LoRA adapter of random numbers for the query projections."""
@@ -26,20 +28,20 @@ def write_adapter(folder, seed):
 
 
 @pytest.fixture(scope="module")
-def engine(engines, node, tmp_path_factory):
+def engine(running, node, tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapters")
     adapters = [f"{name}={write_adapter(folder / name, seed)}" for seed, name in enumerate(("red", "blue"))]
     options = ("--enable-lora", "--max-lora-rank", "8", "--max-loras", "2", "--lora-modules", *adapters)
-    return engines([node.port], *options, dtype="bfloat16")
+    with running(([node.port], options, {"dtype": "bfloat16"})) as (engine,):
+        yield engine
 
 
-def test_adapters_do_not_share(engine, make_prompt):
+def test_adapters_do_not_share(engine, node, make_prompt):
     prompt = make_prompt(400, 400)
-    with engine.counted() as grown:
+    with engine.counted() as grown, node.storing(9):
         for model in ("red", "blue", "smol"):
             engine.tokens(prompt, 2, model=model)
     assert grown["external_prefix_cache_hits"] == 0
-    assert grown["store_blocks"] == 9
     engine.forget()
     with engine.counted() as grown:
         for model in ("red", "blue", "smol"):
@@ -47,21 +49,23 @@ def test_adapters_do_not_share(engine, make_prompt):
     assert grown["external_prefix_cache_hits"] == 9 * 128
 
 
-def test_differences_in_bfloat16_are_near_ties(engine, make_prompt, show):
+def test_differences_in_bfloat16_are_near_ties(engine, node, make_prompt, show):
     cold, own, external = [], [], []
+    lengths = range(390, 470, 10)
     with engine.counted() as grown:
-        for seed in range(8):
-            prompt = make_prompt(650 + 10 * seed, 410 + seed)
-            cold.append(engine.complete(prompt, 24, logprobs=2))
-            own.append(engine.complete(prompt, 24, logprobs=2))
+        for length in lengths:
+            prompt = make_prompt(length, 410 + length)
+            with node.storing((length + OUTPUT_TOKENS - 1) // 128):
+                cold.append(engine.complete(prompt, OUTPUT_TOKENS, logprobs=2))
+            own.append(engine.complete(prompt, OUTPUT_TOKENS, logprobs=2))
             engine.forget()
-            external.append(engine.complete(prompt, 24, logprobs=2))
+            external.append(engine.complete(prompt, OUTPUT_TOKENS, logprobs=2))
             engine.forget()
-    assert grown["load_blocks"] == sum((650 + 10 * seed) // 128 for seed in range(8))
+    assert grown["load_blocks"] == sum(length // 128 for length in lengths)
     assert not grown["load_damaged_blocks"]  # every byte loaded is the byte stored
     gaps = {name: differences(cold, other) for name, other in (("own", own), ("external", external))}
     show(
-        "bfloat16, 8 prompts, 24 tokens: differing from cold "
+        f"bfloat16, {len(lengths)} prompts, {OUTPUT_TOKENS} tokens: differing from cold "
         + ", ".join(
             f"{name} cache {len(found)} (top-2 gaps {', '.join(f'{gap:.2f}' for gap in found) or '-'})"
             for name, found in gaps.items()
@@ -71,8 +75,7 @@ def test_differences_in_bfloat16_are_near_ties(engine, make_prompt, show):
 
 
 def test_time_to_first_token_in_bfloat16(engine, measure_ttft):
-    _, own, external = measure_ttft(engine, "bfloat16")
-    assert external <= 1.3 * own
+    measure_ttft(engine, "bfloat16")
 
 
 def differences(ones, others):

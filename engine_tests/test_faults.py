@@ -3,12 +3,14 @@
 import time
 
 import pytest
+from processes import FAULTY_PATIENCE_S, SETTLE_S
 
 pytestmark = pytest.mark.timeout(1200)
 
-PROMPT_TOKENS = 1500
+PROMPT_TOKENS = 900
 BLOCKS = PROMPT_TOKENS // 128
-FAULT_BYTES = 20_000_000  # of answers; a prompt has 65 MB
+STEPS_S = 5.0
+FAULT_BYTES = 20_000_000  # of answers; a prompt has 41 MB
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +31,29 @@ def healthy(second, proxy, node, answer):
     proxy.serve(node.port)
 
 
-def ask(engine, answer, show, what):
-    """The answer is right and in time; how the counters grew."""
+def ask(engine, answer, show, what, is_found=True):
+    """The answer is right and in time; how the counters grew.
+
+    A thread may have kept a connection that the proxy has closed since: what it finds out then is a miss, so
+    the question is asked again until blocks are found.
+    """
     prompt, tokens, cold_s = answer
-    with engine.counted() as grown:
-        began_s = time.monotonic()
-        assert engine.tokens(prompt) == tokens
-        took_s = time.monotonic() - began_s
+    deadline_s = time.monotonic() + SETTLE_S
+    while True:
+        with engine.counted() as grown:
+            began_s = time.monotonic()
+            assert engine.tokens(prompt) == tokens
+            took_s = time.monotonic() - began_s
+        if grown["loads"] or not is_found:
+            break
+        assert time.monotonic() < deadline_s, "the engine does not come back to the node"
+        engine.forget()
     show(
         f"{what}: {took_s:.1f} s, cold {cold_s:.1f} s; {grown['load_blocks']:.0f} of {BLOCKS} blocks loaded,"
         f" {grown['load_damaged_blocks']:.0f} damaged, {grown['lookup_timeouts']:.0f} look-ups timed out"
     )
-    # One look-up, one load, one cold prefill; half as much again for cores that others use, too.
-    assert took_s <= 2.0 + 3.0 + 1.5 * cold_s
+    # One look-up, one load, and steps of an engine that has to share its cores. All else is computing.
+    assert grown["request_queue_time_seconds_sum"] <= 2 * FAULTY_PATIENCE_S + STEPS_S
     return grown
 
 
@@ -98,7 +110,7 @@ def test_a_node_that_falls_silent_while_loading(healthy, proxy, answer, show):
 
 def test_a_node_that_is_silent_when_asked(healthy, proxy, answer, show):
     proxy.misbehave(lambda _, __: None)
-    grown = ask(healthy, answer, show, "silent when asked")
+    grown = ask(healthy, answer, show, "silent when asked", is_found=False)
     assert grown["load_blocks"] == 0
 
 
@@ -107,7 +119,7 @@ def test_a_request_cancelled_while_loading_leaves_nothing_behind(healthy, proxy,
     with pytest.raises(TimeoutError):
         healthy.complete(answer[0], patience_s=1.0)
     proxy.fault = None
-    deadline_s = time.monotonic() + 15
+    deadline_s = time.monotonic() + 60
     while healthy.counters()["vllm:kv_cache_usage_perc"]:
         assert time.monotonic() < deadline_s, "a cancelled request keeps its blocks"
         time.sleep(0.2)

@@ -183,7 +183,7 @@ def test_quality_is_inherited_by_what_is_computed_on_it(start_node):
     payload = torch.randn(2 * HEADS * 16 * 32).numpy().tobytes()
     write(nodes, key, header(key, memoryview(payload), Qualities(0.9, 0.5)) + payload)
     worker.start_loads(StepMetadata(loads=[Load("request", names[:1], [3], None)]))
-    while not worker.ended_loads():
+    while not worker.ended_loads(is_idle=True):
         pass
     assert not worker.take_failed_ids()
     worker.store(StepMetadata(stores=[Store(names[1], 1, 3), Store(names[2], 2, None)]))
