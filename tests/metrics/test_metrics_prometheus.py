@@ -54,6 +54,7 @@ def vllm(t: float, engine: str, *, requests_per_s: float = 10.0, model: str = ES
             lines("vllm:prompt_tokens_cached_by_source_total", "counter", (f'{who},source="host"', 100 * n)),
             histogram("vllm:request_prefill_time_seconds", who, {1: n}, 0.05 * n),
             histogram("vllm:request_queue_time_seconds", who, {1: n}, 0.25 * n),
+            histogram("vllm:inter_token_latency_seconds", who, {1: 199 * n}, 0.03 * 199 * n),
             histogram("vllm:time_to_first_token_seconds", who, {1: 0.8 * n, 2: 0.99 * n, 4: n}, 1.2 * n),
             lines(
                 "vllm:kv_offload_tiering_read_bytes_total",
@@ -99,6 +100,7 @@ def sglang(t: float) -> str:
     sources = [(f'{who},cache_source="{name}"', share * n) for name, share in cached.items()]
     rows += [
         histogram("sglang:time_to_first_token_seconds", who, {1: n}, 0.5 * n),
+        histogram("sglang:inter_token_latency_seconds", who, {1: 99 * n}, 0.02 * 99 * n),
         lines("sglang:prompt_tokens_total", "counter", (who, 1000 * n)),
         lines("sglang:generation_tokens_total", "counter", (who, 100 * n)),
         lines("sglang:cached_tokens_total", "counter", *sources),
@@ -204,6 +206,7 @@ async def test_vllm_two_engines_and_a_label_that_needs_escaping(prometheus, sour
             "ttft_p50_s": 0.625,  # 0.5 of 0.8 on the way from 0 to 1 s
             "ttft_p99_s": 2.0,
             "queue_mean_s": 0.25,
+            "inter_token_mean_s": 0.03,
             "prefill_tokens_per_s": 6000,
             "prefix_hit_ratio": 0.7,
             "device_hit_ratio": 0.3,
@@ -268,6 +271,7 @@ async def test_sglang_counts_rank_0_once_and_bytes_of_all(prometheus, source):
             "ttft_mean_s": 0.5,
             "ttft_p50_s": 0.5,
             "ttft_p99_s": 0.99,
+            "inter_token_mean_s": 0.02,
             "queue_mean_s": 0.5,
             "prefix_hit_ratio": 0.65,
             "device_hit_ratio": 0.2,

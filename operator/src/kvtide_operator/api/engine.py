@@ -45,7 +45,7 @@ class CatalogueProfile(Model):
 
 
 class TableProfile(Model):
-    """Step times from a file that ``kvtide engine profile`` made.
+    """Step times from a file that ``kvtide engine profile`` or ``kvtide engine calibrate`` made.
 
     Attributes:
         source: where the step times come from.
@@ -56,7 +56,24 @@ class TableProfile(Model):
     file: str = Field(min_length=1, max_length=4096)
 
 
-EngineProfile = Annotated[CatalogueProfile | TableProfile, Field(discriminator="source")]
+BaseProfile = Annotated[CatalogueProfile | TableProfile, Field(discriminator="source")]
+
+
+class MeasuredProfile(Model):
+    """Step times of the engines as their metrics show them: those of a base, scaled.
+
+    Metrics give the mean prefill and the mean decode step, no more; while they do not, the base counts.
+
+    Attributes:
+        source: where the step times come from.
+        base: step times that are scaled, and that count while too little is measured.
+    """
+
+    source: Literal["Measured"]
+    base: BaseProfile
+
+
+EngineProfile = Annotated[CatalogueProfile | TableProfile | MeasuredProfile, Field(discriminator="source")]
 
 
 class EngineSpec(Model):

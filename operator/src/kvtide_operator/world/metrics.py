@@ -57,6 +57,7 @@ class EngineMetrics:
         ttft_p50_s: its median.
         ttft_p99_s: its 99th percentile.
         queue_mean_s: time in the queue.
+        inter_token_mean_s: time between two tokens of an answer.
         prefill_tokens_per_s: tokens that one busy engine computes in a second of prefill.
         prefix_hit_ratio: hits in any cache / tokens requested (`Result.prefix_hit_ratio`).
         device_hit_ratio: hits in GPU caches / tokens requested.
@@ -81,6 +82,7 @@ class EngineMetrics:
     ttft_p50_s: Reading = _NOT_ASKED
     ttft_p99_s: Reading = _NOT_ASKED
     queue_mean_s: Reading = _NOT_ASKED
+    inter_token_mean_s: Reading = _NOT_ASKED
     prefill_tokens_per_s: Reading = _NOT_ASKED
     prefix_hit_ratio: Reading = _NOT_ASKED
     device_hit_ratio: Reading = _NOT_ASKED

@@ -32,6 +32,7 @@ def _expressions(series: Series) -> Expressions:
         "ttft_p50_s": series.quantile(0.5, _TTFT, *_RANK_0),
         "ttft_p99_s": series.quantile(0.99, _TTFT, *_RANK_0),
         "queue_mean_s": series.mean("sglang:queue_time_seconds", *_RANK_0),
+        "inter_token_mean_s": series.mean("sglang:inter_token_latency_seconds", *_RANK_0),
         "prefix_hit_ratio": f"{rate(_CACHED)} / {prompt}",
         "device_hit_ratio": f"{device} / {prompt}",
         "host_hit_ratio": f"{host} / {prompt}",

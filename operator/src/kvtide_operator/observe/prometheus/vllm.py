@@ -33,6 +33,7 @@ def _expressions(series: Series) -> Expressions:
         "ttft_p50_s": series.quantile(0.5, _TTFT),
         "ttft_p99_s": series.quantile(0.99, _TTFT),
         "queue_mean_s": series.mean("vllm:request_queue_time_seconds"),
+        "inter_token_mean_s": series.mean("vllm:inter_token_latency_seconds"),
         "prefill_tokens_per_s": (
             f"({computed} or {computed_before}) / {rate('vllm:request_prefill_time_seconds_sum')}"
         ),
