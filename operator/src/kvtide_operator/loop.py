@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from kvtide_operator.act.local import Resized
 from kvtide_operator.api.conditions import shortened
+from kvtide_operator.api.engine import MeasuredProfile
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.api.point import Point
 from kvtide_operator.api.status import DecisionStatus, PredictionError, Sizes
@@ -32,6 +33,7 @@ from kvtide_operator.plan.speeds import Speeds
 from kvtide_operator.planner.process import Planner, PlannerLostError
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.errors import SimulationError
+from kvtide_operator.simulate.pace import Pace, pace_of
 from kvtide_operator.workload.trace import Trace
 from kvtide_operator.world.metrics import EngineMetrics, known
 from kvtide_operator.world.nodes import World
@@ -94,7 +96,8 @@ class _Searched:
     why_not: str
     demand: Demand
     manifest: Manifest
-    here: Configuration
+    here: tuple[Configuration, tuple[int, ...]]
+    pace: Pace | None
     at_s: float
 
 
@@ -214,27 +217,38 @@ class Loop:
         """The plan for the present demand: the last one while nothing that it was made for has moved."""
         if demand is None or not world.nodes or world.silent:
             return None
-        here = self._configuration(manifest)
+        here = self._configuration(manifest), _roots(self.place.target)
         last = self._searched
+        pace = _pace(manifest, metrics)
+        if isinstance(pace, str) and last is not None and last.pace is not None:
+            pace = last.pace  # what was measured stays true while metrics fail
         if (
             last is None
             or now_s - last.at_s >= SEARCH_EVERY_S
             or (_declared(last.manifest), last.here) != (_declared(manifest), here)
+            or (isinstance(pace, Pace) and (last.pace is None or last.pace.differs(pace)))
             or moved(last.demand, demand, manifest.cache.spec.scaling.minimum_gain)
         ):
-            last = self._searched = await self._searched_anew(manifest, here, demand, now_s)
+            last = self._searched = await self._searched_anew(manifest, here, demand, pace, now_s)
         self._compare(last.plan, world, demand, metrics, now_s)
         return last
 
     async def _searched_anew(
-        self, manifest: Manifest, here: Configuration, demand: Demand, now_s: float
+        self,
+        manifest: Manifest,
+        here: tuple[Configuration, tuple[int, ...]],
+        demand: Demand,
+        pace: Pace | str | None,
+        now_s: float,
     ) -> _Searched:
+        known_pace = pace if isinstance(pace, Pace) else None
         try:
-            found = await self.planner.search(self.key, manifest, here)
+            found = await self.planner.search(self.key, manifest, *here, known_pace)
         except SimulationError as error:
-            return _Searched(None, None, f"cannot plan: {error}", demand, manifest, here, now_s)
+            return _Searched(None, None, f"cannot plan: {error}", demand, manifest, here, known_pace, now_s)
         plan, speeds = found or (None, None)
-        return _Searched(plan, speeds, "", demand, manifest, here, now_s)
+        why_not = f"the engine profile's base counts: {pace}" if isinstance(pace, str) else ""
+        return _Searched(plan, speeds, why_not, demand, manifest, here, known_pace, now_s)
 
     def _compare(
         self, plan: Plan | None, world: World, demand: Demand, metrics: EngineMetrics | None, now_s: float
@@ -253,7 +267,7 @@ class Loop:
             return Configuration(target.dram_bytes, instances=spec.engine.count)
         return Configuration(
             target.dram_bytes,
-            spec.ssd.ttl.max if target.ttl_s is None else target.ttl_s,
+            _ttl_s(target, spec.ssd.ttl.max),
             self.place.ssd_class or spec.ssd.classes[0],
             volumes=spec.nodes.replicas.min,
             instances=spec.engine.count,
@@ -296,8 +310,8 @@ class Loop:
         return DecisionStatus(
             time=now_s,
             action=verdict.action,
-            before=sizes_of(self.place.target),
-            after=sizes_of(verdict.target),
+            before=sizes_of(self.place.target, self.place.ssd_class),
+            after=sizes_of(verdict.target, verdict.ssd_class),
             reason=shortened(verdict.reason),
         )
 
@@ -314,9 +328,32 @@ def moved(before: Demand, now: Demand, threshold: float) -> bool:
     return abs(rate_now - rate_before) > max(threshold, chance) * max(rate_before, rate_now)
 
 
-def sizes_of(target: Target) -> Sizes:
+def _ttl_s(target: Target, longest_s: float) -> float | tuple[float, ...]:
+    """The TTL of a target as the planner takes it: one, or each subtree's and then that of the rest."""
+    bound_s = longest_s if target.ttl_s is None else target.ttl_s
+    if target.groups is None:
+        return bound_s
+    each_s = (*(ttl_s for _, ttl_s in target.groups.by_root), target.groups.other_s)
+    return tuple(min(ttl_s, bound_s) for ttl_s in each_s)
+
+
+def _roots(target: Target) -> tuple[int, ...]:
+    """Ids of the blocks that name the subtrees of a target's TTLs."""
+    return tuple(int(root, 16) for root, _ in target.groups.by_root) if target.groups else ()
+
+
+def _pace(manifest: Manifest, metrics: EngineMetrics | None) -> Pace | str | None:
+    """The engines' pace, or why it is not known; None where the manifest does not ask for it."""
+    if not isinstance(manifest.cache.spec.engine.profile, MeasuredProfile):
+        return None
+    return pace_of(metrics)
+
+
+def sizes_of(target: Target, ssd_class: str | None) -> Sizes:
     """A target as decisions write it."""
-    return Sizes(dram=target.dram_bytes, ssd=target.ssd_bytes or None, ttl=target.ttl_s)
+    if not target.ssd_bytes:
+        return Sizes(dram=target.dram_bytes)
+    return Sizes(dram=target.dram_bytes, ssd=target.ssd_bytes, ssd_class=ssd_class, ttl=target.ttl_s)
 
 
 def _declared(manifest: Manifest) -> tuple[Any, ...]:

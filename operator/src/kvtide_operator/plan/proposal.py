@@ -42,6 +42,8 @@ class Plan:
             a share; 1 where the current one breaks a constraint that the chosen one keeps.
         evaluations: configurations simulated.
         why: one sentence.
+        roots: ids, in the trace, of the blocks that name the subtrees with a TTL of their own at the chosen
+            point; the last of its TTLs is for all other blocks. Empty where it has one TTL.
     """
 
     frontier: tuple[Candidate, ...]
@@ -51,12 +53,20 @@ class Plan:
     gain: float
     evaluations: int
     why: str
+    roots: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What the user wants of the cache: bounds, constraints, objective."""
+    """What the user wants of the cache: bounds, constraints, objective.
+
+    Attributes:
+        groups: prefix subtrees with a TTL of their own, at most; 1 for one TTL.
+        root_depth: of the blocks that name them, in blocks.
+    """
 
     space: SearchSpace
     constraints: Constraints
     prefer: Prefer
+    groups: int = 1
+    root_depth: int = 0

@@ -19,6 +19,7 @@ from kvtide_operator.planner.goal import options_of, space_of
 from kvtide_operator.planner.scenario import scenario_from
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.curve import hit_curve
+from kvtide_operator.simulate.pace import Pace
 from kvtide_operator.workload.generate import generate
 from kvtide_operator.workload.readers.node import read_node_lines
 from kvtide_operator.workload.trace import Trace, TraceError
@@ -100,8 +101,17 @@ def take_in(
     return demand, tuple(notes)
 
 
-def search(key: str, manifest: Manifest, current: Configuration) -> tuple[Plan, Speeds] | None:
+def search(
+    key: str,
+    manifest: Manifest,
+    current: Configuration,
+    roots: tuple[int, ...] = (),
+    pace: Pace | None = None,
+) -> tuple[Plan, Speeds] | None:
     """The plan for the window that `take_in` last saw, and how fast its chosen tiers are; None for no window.
+
+    ``roots`` name the subtrees that ``current`` has TTLs for, as in `Plan`; ``pace`` is that of the engines,
+    where it is known.
 
     Raises:
         SimulationError: the window cannot be simulated.
@@ -110,8 +120,8 @@ def search(key: str, manifest: Manifest, current: Configuration) -> tuple[Plan, 
     if window is None:
         return None
     trace, first_request = window
-    scenario = replace(scenario_from(manifest, trace), first_request=first_request)
-    plan = plan_window(scenario, goal_of(manifest), current)
+    scenario = replace(scenario_from(manifest, trace, pace=pace), first_request=first_request)
+    plan = plan_window(scenario, goal_of(manifest), current, roots)
     chosen = plan.chosen
     return plan, speeds_of(scenario, chosen.configuration, chosen.outcome.ssd_bytes)
 
@@ -132,7 +142,9 @@ def warm_up(manifest: Manifest) -> None:
 def goal_of(manifest: Manifest) -> Goal:
     """Bounds, constraints and objective that a manifest declares."""
     options = options_of(manifest, Kareto())
-    return Goal(space_of(manifest), options.constraints, options.prefer)
+    ssd = manifest.cache.spec.ssd
+    groups, depth = (ssd.ttl.groups, ssd.ttl.root_depth) if ssd else (1, 0)
+    return Goal(space_of(manifest), options.constraints, options.prefer, groups, depth)
 
 
 def _season(manifest: Manifest) -> Season | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kvtide_operator.plan.proposal import Demand, Plan
     from kvtide_operator.plan.speeds import Speeds
     from kvtide_operator.simulate.configuration import Configuration
+    from kvtide_operator.simulate.pace import Pace
     from kvtide_operator.workload.trace import Trace
 
 TASK_TIMEOUT_S = 300.0
@@ -69,7 +70,12 @@ class Planner:
         return answer
 
     async def search(
-        self, key: str, manifest: "Manifest", current: "Configuration"
+        self,
+        key: str,
+        manifest: "Manifest",
+        current: "Configuration",
+        roots: tuple[int, ...] = (),
+        pace: "Pace | None" = None,
     ) -> "tuple[Plan, Speeds] | None":
         """`bench.search`: the plan for what was last taken in, and how fast its tiers are.
 
@@ -77,7 +83,7 @@ class Planner:
             PlannerLostError: tell everything again.
             SimulationError: the window cannot be simulated.
         """
-        found: tuple[Plan, Speeds] | None = await self._ask("search", key, manifest, current)
+        found: tuple[Plan, Speeds] | None = await self._ask("search", key, manifest, current, roots, pace)
         return found
 
     async def forget(self, key: str) -> None:

@@ -3,17 +3,20 @@
 from math import inf
 from typing import Any
 
+from kvtide_cachenode.sizing import SSD_ENTRY_BYTES
 from kvtide_operator.api import tierclass
+from kvtide_operator.api.engine import BaseProfile, CatalogueProfile, MeasuredProfile
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.api.tierclass import TierClass
-from kvtide_operator.api.tieredcache import CatalogueProfile
 from kvtide_operator.planner.prices import price_of
 from kvtide_operator.simulate.engine_profile import EngineProfile, ProfileError, parse_profile
 from kvtide_operator.simulate.media import Bandwidth, MediumSpeed
 from kvtide_operator.simulate.model import geometry
+from kvtide_operator.simulate.pace import Pace
 from kvtide_operator.simulate.pool import Offload, Routing
 from kvtide_operator.simulate.prices import VolumeSizes
 from kvtide_operator.simulate.profiles import find_profile
+from kvtide_operator.simulate.scaled_profile import scaled
 from kvtide_operator.simulate.scenario import Scenario, SsdClass
 from kvtide_operator.simulate.ssd import WriteAdmission
 from kvtide_operator.workload.trace import Trace
@@ -31,17 +34,17 @@ _WRITE_ADMISSION: dict[str, WriteAdmission] = {
 }
 
 
-def scenario_from(manifest: Manifest, trace: Trace, seed: int = 0) -> Scenario:
-    """The scenario that a manifest declares for a trace.
+def scenario_from(manifest: Manifest, trace: Trace, seed: int = 0, pace: Pace | None = None) -> Scenario:
+    """The scenario that a manifest declares for a trace; ``pace`` is that of the engines, where it is known.
 
     Raises:
         GeometryError, ProfileError, PriceError, MediumError, SimulationError: what the manifest says cannot
             be simulated; the message says why.
     """
-    return Scenario(trace=trace, seed=seed, **declared(manifest))
+    return Scenario(trace=trace, seed=seed, **declared(manifest, pace))
 
 
-def declared(manifest: Manifest) -> dict[str, Any]:
+def declared(manifest: Manifest, pace: Pace | None = None) -> dict[str, Any]:
     """The fields of a `Scenario` that a manifest declares: all but the trace, by name.
 
     vLLM and SGLang differ in which blocks they cache and in when they read from an SSD.
@@ -60,7 +63,7 @@ def declared(manifest: Manifest) -> dict[str, Any]:
     )
     vllm = spec.engine.kind == "VLLM"
     return {
-        "profile": engine_profile(manifest),
+        "profile": engine_profile(manifest, pace),
         "kv_bytes_per_token": model.kv_bytes_per_token,
         "dram_price": price_of(manifest.classes[spec.dram.classes[0]]),
         "gpu_hour": float(spec.engine.gpu_hour),
@@ -70,21 +73,30 @@ def declared(manifest: Manifest) -> dict[str, Any]:
         "gpu_cache_bytes": spec.engine.gpu_cache,
         "semantics": "vllm" if vllm else "mooncake",
         "reload": "async" if vllm else "queueing",
+        "loading": "async" if vllm else "layered",
         "offload": _OFFLOAD[spec.engine.offload],
         "routing": _ROUTING[spec.engine.routing],
         "write_admission": _WRITE_ADMISSION[spec.ssd.admission if spec.ssd else "Always"],
         "ssd_max_bytes": spec.ssd.capacity.max if spec.ssd else None,
+        "ssd_index_bytes": SSD_ENTRY_BYTES,
     }
 
 
-def engine_profile(manifest: Manifest) -> EngineProfile:
-    """The step times the manifest names: of the catalogue, or of a file beside it.
+def engine_profile(manifest: Manifest, pace: Pace | None = None) -> EngineProfile:
+    """The step times the manifest names: of the catalogue, of a file beside it, or one of these at a pace.
 
     Raises:
-        ProfileError: none ship for that model and system, or the file is no profile.
+        ProfileError: none ship for that model and system, the file is no profile, or it is far from the pace.
     """
+    profile = manifest.cache.spec.engine.profile
+    if not isinstance(profile, MeasuredProfile):
+        return _named_profile(manifest, profile)
+    base = _named_profile(manifest, profile.base)
+    return base if pace is None else scaled(base, pace)
+
+
+def _named_profile(manifest: Manifest, profile: BaseProfile) -> EngineProfile:
     spec = manifest.cache.spec
-    profile = spec.engine.profile
     if isinstance(profile, CatalogueProfile):
         return find_profile(spec.model.name, profile.system, spec.engine.kind, profile.gpus)
     path = manifest.path.parent / profile.file
