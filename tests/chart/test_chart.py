@@ -13,6 +13,7 @@ from kvtide_operator.act.kubernetes.children.network_policy import network_polic
 from kvtide_operator.api.base import Metadata
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.main import main
+from kvtide_operator.reconcile.declared import PROFILES
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "kvtide"
@@ -189,3 +190,12 @@ def test_the_pod_is_restricted(render) -> None:
 def test_names_keep_two_releases_apart(render) -> None:
     one, other = render(release="kvtide"), render({"crds": {"install": False}}, release="blue")
     assert not set(one) & set(other)
+
+
+def test_engine_profiles_are_mounted_where_caches_name_them(render) -> None:
+    objects = render({"engineProfiles": {"configMap": "tables"}})
+    pod = objects["Deployment/kvtide-system/kvtide"]["spec"]["template"]["spec"]
+    (volume,) = [one for one in pod["volumes"] if "configMap" in one]
+    assert volume["configMap"] == {"name": "tables"}
+    (mount,) = [one for one in pod["containers"][0]["volumeMounts"] if one["name"] == volume["name"]]
+    assert (mount["mountPath"], mount["readOnly"]) == (str(PROFILES), True)

@@ -72,7 +72,7 @@ def _objects_of(
     made = children(
         cache,
         UID,
-        SetSpec(replicas, memory_bytes, claim_bytes),
+        SetSpec(replicas, memory_bytes, claim_bytes, tier_class.storage_class_name if tier_class else None),
         ssd_class=tier_class,
         operator_namespace="kvtide-system",
         has_service_monitors=True,

@@ -238,3 +238,11 @@ def test_service_monitor_verifies_and_shows_certificates_as_far_as_there_are_any
         assert "insecureSkipVerify" not in config
         assert config["serverName"] == "chat.serving.svc"
         assert ("cert" in config) == (security["tls"].get("clients") == "Required")
+
+
+def test_a_service_monitor_has_the_labels_that_its_prometheus_selects_by(make_cache, objects_of) -> None:
+    asked = {"release": "prometheus", "app.kubernetes.io/instance": "mine"}
+    monitor = objects_of(make_cache(nodes={"serviceMonitor": {"labels": asked}}))["ServiceMonitor/chat"]
+    labels = monitor["metadata"]["labels"]
+    assert labels["release"] == "prometheus"
+    assert labels["app.kubernetes.io/instance"] == "chat"

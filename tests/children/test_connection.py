@@ -2,9 +2,13 @@
 
 import json
 import shlex
+from importlib import import_module
 
+import msgspec
 import redis.asyncio
 import yaml
+
+from kvtide_cachenode.engines.options import Options
 
 
 def connection_of(objects) -> dict[str, str]:
@@ -68,9 +72,29 @@ def test_what_to_add_to_an_engines_pod(make_cache, objects_of, security) -> None
     ]
     tls = security.get("tls")
     needed = {"ca.crt"} if tls else set()
+    if "auth" in security:
+        needed.add("password")
     if tls and tls.get("clients") == "Required":
         needed |= {"tls.crt", "tls.key"}
     assert set(secret_files) == needed
     secrets = [each["valueFrom"]["secretKeyRef"]["name"] for each in pod["env"] if "valueFrom" in each]
     assert secrets == (["pw"] if "auth" in security else [])
     assert not any("pw" in str(each.get("value", "")) for each in pod["env"])
+
+
+def test_vllm_connects_through_the_connector_that_names_subtrees(make_cache, objects_of, security) -> None:
+    data = connection_of(objects_of(make_cache(ssd=True, security=security)))
+    if security.get("tls", {}).get("clients") == "Required":
+        assert "vllm-kvtide-args" not in data, "the connector has no certificate to show"
+        return
+    hashes, argument = data["vllm-kvtide-args"].split(" ", 1)
+    assert hashes == "--prefix-caching-hash-algo=sha256_cbor"
+    transfer = json.loads(argument.removeprefix("--kv-transfer-config="))
+    options = msgspec.convert(transfer["kv_connector_extra_config"], Options)
+    assert options.addresses() == [("chat.serving.svc", 6379)]
+    assert options.root_depth == 0
+    assert (options.password_file, options.tls_ca_file) == (
+        "/etc/kvtide/password" if "auth" in security else None,
+        "/etc/kvtide/ca.crt" if "tls" in security else None,
+    )
+    import_module(transfer["kv_connector_module_path"].rpartition(".")[0])

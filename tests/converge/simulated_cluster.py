@@ -38,6 +38,7 @@ class Cluster(Kubernetes):
         self.target = Target(512 * MI)
         self.target_since_s = self.now_s
         self.template_hash = "a"
+        self.storage_class = None
         self.held, self.refused = (), ()
         self.term = 1
         self.made_by_hand = False
@@ -67,18 +68,20 @@ class Cluster(Kubernetes):
 
     def _pod_state(self, pod):
         resize = pod.resize
-        if resize is None and pod.seen not in (None, pod.wanted):
+        unseen = pod.seen is not None and (pod.seen, pod.cpu) != (pod.wanted, pod.wanted_cpu)
+        if resize is None and unseen:
             resize = PodResize("InProgress", "", self.now_s)
         return PodState(
             name_of(pod), pod.ordinal, pod.uid, str(pod.version), pod.ip if pod.node else None,
             pod.node is not None and not pod.node.silent, pod.deleting, pod.template_hash, pod.restarts,
             pod.wanted, pod.actual if pod.node else None, resize,
+            pod.wanted_cpu, pod.cpu if pod.node else None,
         )  # fmt: skip
 
     def _claim_state(self, ordinal, claim):
         return ClaimState(
-            f"ssd-chat-{ordinal}", ordinal, claim.uid, "1", "fast", claim.wanted, claim.actual,
-            self.expandable, claim.deleting, claim.problem,
+            f"ssd-chat-{ordinal}", ordinal, claim.uid, "1", claim.storage_class, claim.wanted, claim.actual,
+            self.expandable, claim.deleting, claim.problem, claim.grown_s,
         )  # fmt: skip
 
     def _node_state(self, pod):
@@ -106,7 +109,7 @@ class Cluster(Kubernetes):
         self.last = converge(
             self.world(), self.target, self.spec, name="chat", held=self.held, now_s=self.now_s,
             term=self.term, template_hash=self.template_hash, refused=self.refused, volume=self.volume,
-            target_since_s=self.target_since_s,
+            storage_class=self.storage_class, target_since_s=self.target_since_s,
         )  # fmt: skip
         return self.last
 
@@ -136,7 +139,7 @@ class Cluster(Kubernetes):
         if wanted is None or (
             now is not None
             and now.template_hash == self.template_hash
-            and wanted == SetSpec(now.replicas, now.memory_bytes, now.claim_bytes)
+            and wanted == SetSpec(now.replicas, now.memory_bytes, now.claim_bytes, now.claim_class)
         ):
             return list(made.steps)
         return [*made.steps, wanted]
@@ -153,6 +156,7 @@ class Cluster(Kubernetes):
                 one = self._pod(pod)
                 if one is not None and str(one.version) == version:
                     one.wanted, one.version = memory_bytes, one.version + 1
+                    one.wanted_cpu = step.cpu or one.wanted_cpu
             case TellNode(pod, document):
                 one = self._pod(pod)
                 if one is not None and one.node is not None and not one.node.silent:
@@ -173,7 +177,10 @@ class Cluster(Kubernetes):
             return
         assert self.expandable
         assert step.bytes >= claim.wanted, "a claim never shrinks"
-        claim.wanted = step.bytes
+        assert self.storage_class in (None, claim.storage_class), "grown, and then replaced"
+        since_s = self.now_s - (claim.grown_s or 0.0)
+        assert since_s >= self.volume.grow_every, "its provider refuses to grow it so soon"
+        claim.wanted, claim.grown_s = step.bytes, self.now_s
 
     def _delete(self, pod, uid):
         if pod is None or pod.uid != uid:
@@ -197,9 +204,12 @@ class Cluster(Kubernetes):
                 self.template_hash,
                 wanted.memory_bytes,
                 wanted.claim_bytes,
+                wanted.claim_class,
             )
             return
-        assert wanted.claim_bytes == self.set.claim_bytes, "volumeClaimTemplates are immutable"
+        assert (wanted.claim_bytes, wanted.claim_class) == (self.set.claim_bytes, self.set.claim_class), (
+            "volumeClaimTemplates are immutable"
+        )
         newest = max((node.view.topology.epoch for node in self.nodes() if node.view is not None), default=0)
         for ordinal in range(wanted.replicas, self.set.replicas):
             node = self.pods[ordinal].node if ordinal in self.pods else None

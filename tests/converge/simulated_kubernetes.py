@@ -25,6 +25,8 @@ class Claim:
     disk: Disk = field(default_factory=Disk)
     deleting: bool = False
     problem: str | None = None
+    storage_class: str = "fast"
+    grown_s: float | None = None
 
 
 @dataclass
@@ -46,6 +48,8 @@ class Pod:
     restarts: int = 0
     resize: PodResize | None = None
     hangs_until_s: float = 0.0
+    wanted_cpu: int = 500
+    cpu: int = 500
     disk: Disk = field(default_factory=Disk)
 
 
@@ -56,6 +60,7 @@ class Kubernetes:
         self.random = random.Random(seed)
         self.now_s = 1_000_000.0
         self.room_bytes = 1 << 40
+        self.room_cpu = 1 << 20
         self.set = None
         self.pods, self.claims = {}, {}
         self.no_pods = False
@@ -96,7 +101,8 @@ class Kubernetes:
                 claim = None
                 if self.set.claim_bytes is not None:
                     size = self.set.claim_bytes
-                    claim = self.claims.setdefault(ordinal, Claim(size, size))
+                    named = self.set.claim_class or "fast"
+                    claim = self.claims.setdefault(ordinal, Claim(size, size, storage_class=named))
                     if claim.deleting:
                         continue
                 self.pods[ordinal] = Pod(
@@ -126,6 +132,8 @@ class Kubernetes:
             pod.version += 1
 
     def _resized(self, pod):
+        if pod.wanted_cpu > self.room_cpu:
+            return "Infeasible"
         if pod.wanted > pod.actual:
             if pod.wanted > self.room_bytes:
                 return "Infeasible"
@@ -136,8 +144,8 @@ class Kubernetes:
             hangs = self.now_s < pod.hangs_until_s
             if hangs or in_use > pod.wanted:
                 return "Error"
-        if pod.wanted != pod.actual:
-            pod.actual = pod.wanted
+        if (pod.wanted, pod.wanted_cpu) != (pod.actual, pod.cpu):
+            pod.actual, pod.cpu = pod.wanted, pod.wanted_cpu
             pod.version += 1
         return None
 

@@ -146,3 +146,38 @@ def test_a_node_is_told_when_it_sees_its_limit(settled):
     node.sees_limit = None
     cluster.settle()
     assert cluster.sizes() == [512, 512]
+
+
+def with_cpu(cluster, cpu):
+    template = cluster.spec.nodes.template.model_copy(update={"cpu": cpu})
+    nodes = cluster.spec.nodes.model_copy(update={"template": template})
+    cluster.spec = cluster.spec.model_copy(update={"nodes": nodes})
+    cluster.log.clear()
+
+
+def test_another_cpu_request_is_taken_in_place_and_moves_nothing_else(settled):
+    cluster = settled(512, entries=100)
+    sizes = cluster.sizes()
+    with_cpu(cluster, "2")
+    assert cluster.settle().settled
+    assert [pod.cpu for pod in cluster.pods.values()] == [2000, 2000]
+    assert [type(step) for step in cluster.log] == [ResizePod, ResizePod]
+    assert cluster.sizes() == sizes
+    assert [pod.restarts for pod in cluster.pods.values()] == [0, 0]
+
+
+def test_a_cpu_request_that_no_machine_has_is_given_up_and_sizes_go_on(settled):
+    cluster = settled(512)
+    cluster.room_cpu = 1000
+    with_cpu(cluster, "4")
+    made = cluster.settle()
+    assert [(held.pod, held.cpu) for held in made.held] == [("chat-0", 500), ("chat-1", 500)]
+    assert all("Infeasible" in held.reason for held in made.held)
+    assert [pod.wanted_cpu for pod in cluster.pods.values()] == [500, 500]
+    cluster.log.clear()
+    assert cluster.settle().held == made.held
+    assert cluster.log == []
+    with_cpu(cluster, "750m")
+    cluster.settle_to(1024)
+    assert [pod.cpu for pod in cluster.pods.values()] == [750, 750]
+    assert cluster.sizes() == [512, 512]

@@ -102,3 +102,67 @@ def test_a_file_system_with_less_room_than_its_volume_is_filled_all_the_same(set
     cluster.file_system_bytes -= MI
     assert cluster.settle().held == made.held
     assert cluster.log == []
+
+
+@pytest.mark.parametrize("reclaim", ["Keep", "Replace"])
+def test_another_class_replaces_volumes_one_at_a_time_and_loses_nothing(settled, reclaim):
+    cluster = settled(256, ssd=True, reclaim=reclaim)
+    cluster.storage_class = "fast"
+    cluster.settle_to(256, 1024)
+    cluster.fill(150)
+    held = cluster.held_entries()
+    cluster.storage_class, cluster.volume = "slow", Volume(step=32 * MI, min=2048 * MI)
+    cluster.log.clear()
+    made = cluster.settle()
+    assert {claim.storage_class for claim in cluster.claims.values()} == {cluster.set.claim_class} == {"slow"}
+    assert {claim.actual for claim in cluster.claims.values()} == {2048 * MI}
+    assert sum(isinstance(step, DeleteClaim) for step in cluster.log) == 2
+    assert not any(isinstance(step, ExpandClaim) for step in cluster.log)
+    assert len(cluster.nodes()) == 2
+    assert made.held == ()
+    assert held == cluster.held_entries()
+    cluster.log.clear()
+    assert cluster.settle().settled
+    assert cluster.log == []
+
+
+def test_another_class_and_a_node_killed_at_every_step(make_cluster):
+    cluster = make_cluster(ssd=True)
+    cluster.storage_class = "fast"
+    cluster.settle_to(256, 512)
+    cluster.storage_class = "slow"
+    for _ in range(12):
+        cluster.run(3)
+        cluster.crash(0)
+    cluster.settle()
+    assert {claim.storage_class for claim in cluster.claims.values()} == {"slow"}
+
+
+def test_without_a_class_named_volumes_stay_what_they_are(settled):
+    cluster = settled(256, ssd=True)
+    cluster.storage_class = "fast"
+    cluster.settle_to(256, 512)
+    cluster.storage_class = None
+    cluster.log.clear()
+    cluster.settle()
+    assert cluster.log == []
+
+
+def test_a_volume_grows_again_when_its_provider_lets_it(settled):
+    cluster = settled(512, ssd=True, volume=Volume(step=32 * MI, grow_every=6 * 3600.0))
+    cluster.settle_to(512, 1024)
+    size = cluster.claims[0].actual
+    made = cluster.settle_to(768, 2048)
+    assert cluster.sizes() == [384, 384], "DRAM does not wait"
+    assert {claim.actual for claim in cluster.claims.values()} == {size}
+    assert [held.pod for held in made.held] == ["chat-0", "chat-1"]
+    assert all("every 6h, again at 19" in held.reason for held in made.held)
+    assert not any(isinstance(step, ExpandClaim) for step in cluster.log)
+    cluster.log.clear()
+    cluster.now_s += 3600.0
+    assert cluster.settle().held == made.held, "nothing that is said moves while nothing happens"
+    assert cluster.log == []
+    cluster.now_s += 5 * 3600.0
+    cluster.run(60)
+    assert cluster.settle().held == ()
+    assert {node.disk.ssd_bytes for node in cluster.nodes()} == {1024 * MI}

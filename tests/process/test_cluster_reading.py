@@ -132,3 +132,20 @@ def test_a_size_that_the_kubelet_has_not_looked_at_is_under_way(recorded: Record
     assert pod.resize.since_s > epoch_s("2999-01-01T00:00:00Z"), "no deadline runs"
     raw["status"]["observedGeneration"] = 3
     assert pod_state(raw).resize is None
+
+
+def test_the_cpu_that_is_asked_for_and_that_there_is(recorded: Recorded) -> None:
+    raw = recorded("pod-infeasible")
+    raw["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "2"
+    pod = pod_state(raw)
+    assert (pod.wanted_cpu, pod.cpu) == (2000, 100)
+    del raw["spec"]["containers"][0]["resources"]["requests"]
+    assert pod_state(raw).wanted_cpu is None
+
+
+def test_the_class_of_claims_to_come(recorded: Recorded) -> None:
+    raw = recorded("statefulset")
+    named = raw["spec"]["volumeClaimTemplates"][0]["spec"].get("storageClassName")
+    assert set_state(raw).claim_class == named
+    raw["spec"]["volumeClaimTemplates"][0]["spec"]["storageClassName"] = "other"
+    assert set_state(raw).claim_class == "other"

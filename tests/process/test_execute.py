@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from kvtide_operator.decide.steps import (
     Step,
     TellNode,
 )
+from kvtide_operator.observe.cluster import claim_state
 from kvtide_operator.observe.watch_store import ObjectStore
 from kvtide_operator.world.kinds import CLAIM, CONFIG_MAP, POD, STATEFUL_SET, CacheKey
 
@@ -106,7 +108,13 @@ async def test_steps_change_the_world(server: Any, executor: Executor, recorded:
     assert container["resources"]["limits"] == {"memory": "512Mi"}
     assert container["resources"]["requests"]["memory"] == "512Mi"
     assert container["resources"]["requests"]["cpu"] == "100m"
-    assert server.of("persistentvolumeclaims")[0]["spec"]["resources"]["requests"]["storage"] == "600Mi"
+    (grown,) = server.of("persistentvolumeclaims")
+    assert grown["spec"]["resources"]["requests"]["storage"] == "600Mi"
+    asked_s = claim_state(grown, {}).grown_s
+    assert asked_s is not None
+    assert abs(asked_s - time.time()) < 60
+    await take(executor, ResizePod("chat-0", now["metadata"]["resourceVersion"], 512 * MI, 1500))
+    assert server.of("pods")[0]["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "1500m"
     assert not server.of("statefulsets")
     assert ("PATCH", "/api/v1/namespaces/f-process/pods/chat-0/resize") in server.requests
 

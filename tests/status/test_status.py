@@ -6,11 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvtide_cachenode.eviction import root_of
 from kvtide_operator.act.seen import Seen
-from kvtide_operator.act.status import remembered_holds, remembered_target, status_of, written
+from kvtide_operator.act.status import (
+    remembered_holds,
+    remembered_ssd_class,
+    remembered_target,
+    status_of,
+    written,
+)
 from kvtide_operator.api.status import DecisionStatus, PredictionError, Sizes
 from kvtide_operator.decide.outcomes import has_failed
-from kvtide_operator.decide.steps import Held, Pass, Target
+from kvtide_operator.decide.steps import GroupTtls, Held, Pass, Target
 from kvtide_operator.world.cluster import ClaimState
 from kvtide_operator.world.metrics import EngineMetrics, Value
 from kvtide_operator.world.nodes import SsdState
@@ -140,19 +147,23 @@ def test_two_tiers() -> None:
     dram=st.integers(1, 2**50),
     ssd=st.integers(0, 2**50),
     ttl_s=st.none() | st.integers(0, 10**7).map(lambda micros: micros / 100),
+    roots=st.dictionaries(st.integers(0, 2**53 - 1), st.integers(0, 10**7), max_size=16),
 )
-def test_an_operator_that_starts_anew_knows_what_was_wanted_and_given_up(dram, ssd, ttl_s) -> None:
-    held = Held("vllm-small-1", 2 * GIB, "Infeasible: the machine is full", NOW_S - 7)
+def test_an_operator_that_starts_anew_knows_what_was_wanted_and_given_up(dram, ssd, ttl_s, roots) -> None:
+    held = Held("vllm-small-1", 2 * GIB, "Infeasible: the machine is full", NOW_S - 7, 1500)
     absent = Held("vllm-small-2", 0, "its pod does not run", NOW_S - 9)
-    target = Target(dram, ssd, ttl_s)
+    by_root = tuple(sorted((root_of(root), millis / 1000) for root, millis in roots.items()))
+    target = Target(dram, ssd, ttl_s, GroupTtls(by_root, 7.5) if roots else None)
     seen = Seen(
         cache=cache("vllm-large"),
         world=WORLD,
         target=target,
+        ssd_class="essd-pl2",
         done=Pass(None, held=(held, absent), settled=True),
     )
     status = after(seen).cache.status
     assert remembered_target(status) == target
+    assert remembered_ssd_class(status) == "essd-pl2"
     assert remembered_holds(status) == (held, absent)
     assert remembered_target(None) is None
     assert remembered_holds(None) == ()
@@ -235,3 +246,15 @@ def test_nodes_are_in_their_order(seen: Seen, count: int) -> None:
     pods = tuple(pod(n) for n in reversed(range(count)))
     said = status_of(replace(seen, world=replace(WORLD, pods=pods)))
     assert [each.name for each in said.nodes] == [f"vllm-small-{n}" for n in range(count)]
+
+
+def test_a_change_of_class_has_an_outcome_once_the_class_is_there(seen: Seen) -> None:
+    def sizes(name: str) -> Sizes:
+        return Sizes(dram=4 * GIB, ssd=GIB, ssd_class=name)
+
+    change = DecisionStatus(time=NOW_S, action="ChangeClass", before=sizes("a"), after=sizes("b"), reason="r")
+    target = Target(4 * GIB, GIB)
+    under_way = status_of(replace(seen, target=target, ssd_class="a", decisions=(change,)))
+    assert under_way.decisions[0].outcome is None
+    there = status_of(replace(seen, target=target, ssd_class="b", decisions=(change,)))
+    assert there.decisions[0].outcome == "in effect after 0 s"

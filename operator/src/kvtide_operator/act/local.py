@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import IO, Self
 
 from kvtide_cachenode.client import NodeClient, NodeError
-from kvtide_cachenode.messages import CapacityRequest, Desired, IdleTimeouts
+from kvtide_cachenode.messages import CapacityRequest, Desired
 from kvtide_operator.act.parent import end_with_parent
 from kvtide_operator.api.status import MAX_DECISIONS, DecisionStatus
+from kvtide_operator.decide.converge.documents import idle_timeouts
 from kvtide_operator.decide.policy import Verdict
 from kvtide_operator.decide.steps import Target
 
@@ -113,7 +114,7 @@ class LocalPlace:
         ttl_s = None
         if self._has_ssd:
             capacity = CapacityRequest(capacity.dram, _share(target.ssd_bytes, self._replicas))
-            ttl_s = IdleTimeouts(other=target.ttl_s)
+            ttl_s = idle_timeouts(target)
         document = Desired(term=0, generation=self._generation, capacity=capacity, ttl_s=ttl_s)
         return list(await asyncio.gather(*(_tell(node, document) for node in self._nodes)))
 

@@ -20,6 +20,7 @@ class Seen:
         cache: with the status it had.
         world: its objects and nodes.
         target: what it shall hold.
+        ssd_class: of its SSD; None without one.
         done: the pass over the world; None where nothing could be done.
         problem: why nothing could be done: a class that is not there, a spec that cannot be planned.
         prices: what a number of bytes that is paid for costs an hour, by medium.
@@ -37,6 +38,7 @@ class Seen:
     world: CacheWorld
     target: Target
     done: Pass | None
+    ssd_class: str | None = None
     problem: str | None = None
     prices: Mapping[Medium, Callable[[int], float]] = field(default_factory=dict)
     hit_ratios: Mapping[Medium, float] = field(default_factory=dict)

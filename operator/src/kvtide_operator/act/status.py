@@ -10,6 +10,7 @@ from kvtide_operator.act.kubernetes.children.names import client_url, connection
 from kvtide_operator.act.seen import Seen
 from kvtide_operator.act.status_conditions import conditions_of
 from kvtide_operator.api.conditions import merged, shortened
+from kvtide_operator.api.quantity import format_cpu, parse_cpu
 from kvtide_operator.api.status import (
     MAX_DECISIONS,
     CacheNodeStatus,
@@ -19,12 +20,14 @@ from kvtide_operator.api.status import (
     HeldSize,
     PlanStatus,
     PredictionError,
+    SubtreeTtl,
     TieredCacheStatus,
     TierStatus,
+    TtlGroups,
 )
 from kvtide_operator.decide.outcomes import FAILED
 from kvtide_operator.decide.plan_document import point_of
-from kvtide_operator.decide.steps import Held, Target
+from kvtide_operator.decide.steps import GroupTtls, Held, Target
 from kvtide_operator.world.cluster import CacheWorld, PodState
 from kvtide_operator.world.metrics import known
 
@@ -72,13 +75,31 @@ def remembered_target(status: TieredCacheStatus | None) -> Target | None:
     if "DRAM" not in tiers:
         return None
     ssd = tiers.get("SSD")
-    return Target(tiers["DRAM"].desired, ssd.desired if ssd else 0, ssd.ttl if ssd else None)
+    if ssd is None:
+        return Target(tiers["DRAM"].desired)
+    groups = None
+    if ssd.ttl_groups is not None:
+        by_root = tuple((each.root, each.ttl) for each in ssd.ttl_groups.subtrees)
+        groups = GroupTtls(by_root, ssd.ttl_groups.other)
+    return Target(tiers["DRAM"].desired, ssd.desired, ssd.ttl, groups)
+
+
+def remembered_ssd_class(status: TieredCacheStatus | None) -> str | None:
+    """The class that an earlier operator gave the SSD."""
+    tiers = status.tiers if status else ()
+    return next((tier.class_name for tier in tiers if tier.medium == "SSD"), None)
 
 
 def remembered_holds(status: TieredCacheStatus | None) -> tuple[Held, ...]:
     """The nodes that gave up on their share, as an earlier pass left them."""
     return tuple(
-        Held(node.name, node.held.memory, node.held.reason, node.held.since)
+        Held(
+            node.name,
+            node.held.memory,
+            node.held.reason,
+            node.held.since,
+            parse_cpu(node.held.cpu) if node.held.cpu else None,
+        )
         for node in (status.nodes if status else ())
         if node.held is not None
     )
@@ -111,9 +132,10 @@ def _tiers(seen: Seen, last: TieredCacheStatus) -> tuple[TierStatus, ...]:
         TierStatus(
             name=spec.ssd.name,
             medium="SSD",
-            class_name=spec.ssd.classes[0],
+            class_name=seen.ssd_class or spec.ssd.classes[0],
             desired=seen.target.ssd_bytes,
             ttl=seen.target.ttl_s,
+            ttl_groups=_ttl_groups(seen.target),
             actual=sum(disk.capacity_bytes for disk in disks) if nodes else None,
             used=sum(disk.used_bytes for disk in disks) if nodes else None,
             paid=sum(volumes) if volumes or not world.claims else None,
@@ -121,6 +143,13 @@ def _tiers(seen: Seen, last: TieredCacheStatus) -> tuple[TierStatus, ...]:
         before.get(spec.ssd.name),
     )
     return dram, ssd
+
+
+def _ttl_groups(target: Target) -> TtlGroups | None:
+    if target.groups is None:
+        return None
+    subtrees = tuple(SubtreeTtl(root=root, ttl=ttl_s) for root, ttl_s in target.groups.by_root)
+    return TtlGroups(subtrees=subtrees, other=target.groups.other_s)
 
 
 def _tier(seen: Seen, tier: TierStatus, last: TierStatus | None) -> TierStatus:
@@ -163,7 +192,12 @@ def _nodes(seen: Seen) -> tuple[CacheNodeStatus, ...]:
 
 
 def _held(held: Held) -> HeldSize:
-    return HeldSize(memory=held.memory_bytes, reason=shortened(held.reason), since=int(held.since_s))
+    return HeldSize(
+        memory=held.memory_bytes,
+        cpu=None if held.cpu is None else format_cpu(held.cpu),
+        reason=shortened(held.reason),
+        since=int(held.since_s),
+    )
 
 
 def _node(pod: PodState, world: CacheWorld, held: Held | None) -> CacheNodeStatus:
@@ -232,7 +266,9 @@ def _same(one: DecisionStatus, other: DecisionStatus) -> bool:
 
 def _outcome(decision: DecisionStatus, seen: Seen) -> str | None:
     """What came of a decision, once the cache has settled at it."""
-    if seen.done is None or not seen.done.settled or seen.target != _target(decision):
+    if seen.done is None or not seen.done.settled or seen.target.sizes != _target(decision):
+        return None
+    if decision.after.ssd_class not in (None, seen.ssd_class):
         return None
     took_s = max(seen.world.at_s - decision.time, 0.0)
     if seen.done.held:

@@ -100,6 +100,16 @@ class NodeTemplate(Model):
     termination_grace_period: Duration = 60.0
 
 
+class ServiceMonitor(Model):
+    """How the ServiceMonitor of the nodes looks, in clusters that have that kind.
+
+    Attributes:
+        labels: what your Prometheus selects ServiceMonitors by.
+    """
+
+    labels: Labels = Field(default={})
+
+
 class Nodes(Model):
     """The cache nodes.
 
@@ -107,6 +117,7 @@ class Nodes(Model):
         replicas: how many.
         max_memory: memory of one node's container at most; left out, the machine is the bound.
         template: what their pods look like.
+        service_monitor: what scrapes them.
     """
 
     model_config = rules(
@@ -119,3 +130,4 @@ class Nodes(Model):
     replicas: Replicas
     max_memory: Quantity | None = Field(default=None, gt=0)
     template: NodeTemplate = NodeTemplate()
+    service_monitor: ServiceMonitor = ServiceMonitor()

@@ -38,6 +38,17 @@ def format_quantity(amount: int) -> str:
     return str(amount)
 
 
+def parse_cpu(text: str) -> int:
+    """Thousandths of a core, rounded up, in a Kubernetes quantity such as ``500m``, ``0.5`` or ``2``."""
+    cores = Decimal(text.removesuffix("m")) / (1000 if text.endswith("m") else 1)
+    return int((cores * 1000).to_integral_value(rounding="ROUND_CEILING"))
+
+
+def format_cpu(thousandths: int) -> str:
+    """A quantity of CPU as the API server stores it: ``500`` is ``500m``, ``2000`` is ``2``."""
+    return f"{thousandths}m" if thousandths % 1000 else str(thousandths // 1000)
+
+
 def parse_duration(text: str) -> float:
     """Seconds, to the nanosecond, in a Go-style duration such as ``90s``, ``1h30m`` or ``0s``.
 

@@ -30,6 +30,31 @@ class Connection(Reported):
     config_map: Name
 
 
+class SubtreeTtl(Reported):
+    """How long copies of a prefix subtree stay on SSD.
+
+    Attributes:
+        root: of the subtree, as the keys of its entries have it.
+    """
+
+    root: str = Field(max_length=32, pattern=r"^[0-9a-f]+$")
+    ttl: Duration
+
+
+class TtlGroups(Reported):
+    """How long copies stay on SSD, by prefix subtree, at most the tier's ``ttl``.
+
+    Attributes:
+        other: of all others.
+    """
+
+    subtrees: tuple[SubtreeTtl, ...] = Field(
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["root"]},
+    )
+    other: Duration
+
+
 class TierStatus(Reported):
     """A tier over all its nodes.
 
@@ -37,6 +62,7 @@ class TierStatus(Reported):
         class_name: the class in use.
         desired: the size that was decided.
         ttl: the decided idle time-out of a copy on SSD; absent where copies stay until space is needed.
+        ttl_groups: that by prefix subtree, where it was decided so.
         actual: the size that the nodes report; absent while none answers.
         used: what they hold, in steps of a hundredth of the size.
         paid: what is paid for: the containers' memory, the volumes.
@@ -49,6 +75,7 @@ class TierStatus(Reported):
     class_name: Name = Field(alias="class")
     desired: Quantity
     ttl: Duration | None = None
+    ttl_groups: TtlGroups | None = None
     actual: Quantity | None = None
     used: Quantity | None = None
     paid: Quantity | None = None
@@ -57,9 +84,10 @@ class TierStatus(Reported):
 
 
 class HeldSize(Reported):
-    """Why a node keeps another size than its share, and since when."""
+    """Why a node keeps another size than its share, and since when; ``cpu`` where it keeps that, too."""
 
     memory: Quantity
+    cpu: str | None = Field(default=None, max_length=16)
     reason: Sentence
     since: Time
 
@@ -109,10 +137,11 @@ class PlanStatus(Reported):
 
 
 class Sizes(Reported):
-    """Sizes of the tiers over all nodes."""
+    """Sizes of the tiers over all nodes, and the class of the SSD while there is one."""
 
     dram: Quantity
     ssd: Quantity | None = None
+    ssd_class: Name | None = None
     ttl: Duration | None = None
 
 

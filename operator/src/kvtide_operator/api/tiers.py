@@ -68,7 +68,9 @@ class Ttl(Model):
     Attributes:
         min: the shortest time-out that the planner may choose; 0s keeps nothing.
         max: the longest.
-        groups: prefix subtrees with a time-out of their own, at most.
+        groups: prefix subtrees with a time-out of their own, at most; 1 for one time-out. They need
+            engines with kvtide's connector.
+        root_depth: of the block that names a subtree, as the engines' connectors have it.
     """
 
     model_config = rules(
@@ -81,7 +83,8 @@ class Ttl(Model):
 
     min: Duration = 0.0
     max: Duration = 3600.0
-    groups: int = Field(default=1, ge=1, le=17)
+    groups: int = Field(default=1, ge=1, le=16)
+    root_depth: int = Field(default=0, ge=0, le=999_999)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

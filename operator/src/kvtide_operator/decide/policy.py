@@ -9,14 +9,22 @@ from kvtide_operator.decide.rules.bounds import bounded
 from kvtide_operator.decide.rules.break_even import breaks_even
 from kvtide_operator.decide.rules.cool_down import cooled_down
 from kvtide_operator.decide.rules.endurance import endured
-from kvtide_operator.decide.rules.gain import worth_it
+from kvtide_operator.decide.rules.gain import is_worth_it, worth_it
 from kvtide_operator.decide.rules.inputs import OBSTACLES
 from kvtide_operator.decide.rules.order import in_order, target_of
 from kvtide_operator.decide.rules.ssd_class import class_to
 from kvtide_operator.decide.rules.stabilise import first_window, stabilised
 from kvtide_operator.decide.rules.step import step_limited
-from kvtide_operator.decide.situation import Dial, Dials, Rule, Situation, dials_toward, recommendation_of
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.situation import (
+    Dial,
+    Dials,
+    Rule,
+    Situation,
+    dials_toward,
+    groups_of,
+    recommendation_of,
+)
+from kvtide_operator.decide.steps import GroupTtls, Target
 
 Action = Literal["Hold", "Grow", "Shrink", "Retain", "ChangeClass", "TurnOff", "RollBack"]
 
@@ -87,8 +95,20 @@ def judge(situation: Situation) -> Verdict:
         assert situation.spec.ssd is not None, "a dial of an SSD tier"
         ttl = situation.spec.ssd.ttl
         target = replace(target, ttl_s=min(max(chosen.ttl_s, ttl.min), ttl.max) or ttl.max)
+    target = replace(target, groups=_groups(target, situation))
     ssd_class = class_to(chosen, target, situation)
     return _advised(situation, dials, target, ssd_class, plan.why)
+
+
+def _groups(target: Target, situation: Situation) -> GroupTtls | None:
+    """The TTLs of the chosen point's subtrees, where it is worth it and one whole window was watched."""
+    assert situation.plan is not None, "an obstacle otherwise"
+    if target.ssd_bytes == 0:
+        return None
+    watched_s = situation.now_s - situation.observing_since_s
+    if watched_s < situation.spec.scaling.down.stabilization or not is_worth_it(situation):
+        return situation.here.groups
+    return groups_of(situation.plan)
 
 
 def _undone(situation: Situation) -> Verdict | None:
@@ -102,11 +122,12 @@ def _undone(situation: Situation) -> Verdict | None:
     dram, ssd = spec.dram.capacity, spec.ssd
     ssd_bytes = min(max(before.ssd or 0, ssd.capacity.min), ssd.capacity.max) if ssd else 0
     back = Target(min(max(before.dram, dram.min), dram.max), ssd_bytes, before.ttl if ssd_bytes else None)
-    if back == situation.here:
+    ssd_class = before.ssd_class if before.ssd_class in (ssd.classes if ssd else ()) else situation.ssd_class
+    if (back, ssd_class) == (situation.here, situation.ssd_class):
         return None
     reason = f"takes the last move back: {situation.contradiction.why}"
     dials = dials_toward(back, situation)
-    return _advised(situation, dials, back, situation.ssd_class, reason, action="RollBack")
+    return _advised(situation, dials, back, ssd_class, reason, action="RollBack")
 
 
 def _advised(
@@ -168,4 +189,5 @@ def _text(target: Target) -> str:
     dram = Dial("dram", 0, 0, 0, 0, 1)
     ssd = f" and {dram.text(target.ssd_bytes)} of SSD" if target.ssd_bytes else ""
     ttl = f" for {format_duration(target.ttl_s)}" if target.ssd_bytes and target.ttl_s is not None else ""
-    return f"{dram.text(target.dram_bytes)} of DRAM{ssd}{ttl}"
+    groups = f" at most, by {len(target.groups.by_root)} subtrees" if target.groups else ""
+    return f"{dram.text(target.dram_bytes)} of DRAM{ssd}{ttl}{groups}"

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Final, Literal, Self
 
+from kvtide_cachenode.eviction import root_of
 from kvtide_operator.api.quantity import format_duration, format_quantity
 from kvtide_operator.api.status import DecisionStatus, PredictionError
 from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.decide.effect import Contradiction
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.steps import GroupTtls, Target
 from kvtide_operator.plan.outcome import Candidate
 from kvtide_operator.plan.proposal import Plan
 from kvtide_operator.plan.speeds import Speeds
@@ -38,6 +40,20 @@ class Recommendation:
     def amount(self, dial: DialName) -> int:
         """Bytes of a tier, or whole seconds."""
         return {"dram": self.dram_bytes, "ssd": self.ssd_bytes, "ttl": round(self.ttl_s)}[dial]
+
+
+def groups_of(plan: Plan) -> GroupTtls | None:
+    """The TTLs of the chosen point's subtrees; None where it has one TTL.
+
+    They are rounded up to the millisecond: each is as long as the last reuse that it is for.
+    """
+    ttl_s = [ceil(each * 1000) / 1000 for each in plan.chosen.configuration.group_ttl_s]
+    if not plan.roots:
+        return None
+    roots = [root_of(block_id) for block_id in plan.roots]
+    # Where every block is in a subtree there is no TTL for others: those to come are kept as long as any.
+    other_s = ttl_s[len(roots)] if len(ttl_s) > len(roots) else max(ttl_s)
+    return GroupTtls(tuple(sorted(zip(roots, ttl_s, strict=False))), other_s)
 
 
 def recommendation_of(chosen: Candidate, at_s: float) -> Recommendation:

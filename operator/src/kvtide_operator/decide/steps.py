@@ -1,17 +1,39 @@
 """What one pass over a cache on Kubernetes may do: the vocabulary between decide and act."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvtide_cachenode.messages import Desired
 
 
 @dataclass(frozen=True, slots=True)
+class GroupTtls:
+    """Idle time-outs on SSD by prefix subtree.
+
+    Attributes:
+        by_root: seconds by the root that the keys of a subtree carry.
+        other_s: for all other keys.
+    """
+
+    by_root: tuple[tuple[str, float], ...]
+    other_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
-    """What the whole cache shall hold; an SSD of 0 bytes is none, a TTL of None keeps until full."""
+    """What the whole cache shall hold; an SSD of 0 bytes is none, a TTL of None keeps until full.
+
+    The time-outs of ``groups`` are bounded by ``ttl_s``.
+    """
 
     dram_bytes: int
     ssd_bytes: int = 0
     ttl_s: float | None = None
+    groups: GroupTtls | None = None
+
+    @property
+    def sizes(self) -> "Target":
+        """The same with one TTL, as decisions and plans write it."""
+        return replace(self, groups=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,27 +54,35 @@ class NodeSizes:
 
 @dataclass(frozen=True, slots=True)
 class SetSpec:
-    """What the StatefulSet shall say now; on the way to a target it may differ from the target's sizes."""
+    """What the StatefulSet shall say now; on the way to a target it may differ from the target's sizes.
+
+    ``claim_class`` is the StorageClass of its claims, None for the cluster's own choice.
+    """
 
     replicas: int
     memory_bytes: int
     claim_bytes: int | None
+    claim_class: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RecreateSet:
-    """Delete the StatefulSet and orphan its pods; the next pass creates it with another claim size."""
+    """Delete the StatefulSet and orphan its pods; the next pass creates it with other claims."""
 
     uid: str
 
 
 @dataclass(frozen=True, slots=True)
 class ResizePod:
-    """Patch ``pods/resize``: the memory limit and request of the node's container."""
+    """Patch ``pods/resize``: memory limit and request of the node's container, and its CPU request.
+
+    ``cpu`` is in thousandths of a core; None leaves it as it is.
+    """
 
     pod: str
     resource_version: str
     memory_bytes: int
+    cpu: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +137,14 @@ class Held:
     Attributes:
         memory_bytes: the limit that it keeps; 0 for a node whose pod does not run, which has nothing.
         since_s: when it was given up; some time later, or with a newer target, it is tried again.
+        cpu: the request in thousandths of a core that it keeps, where another one could not be had.
     """
 
     pod: str
     memory_bytes: int
     reason: str
     since_s: float
+    cpu: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

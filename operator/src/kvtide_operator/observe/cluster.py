@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from kvtide_operator.api.quantity import parse_quantity
+from kvtide_operator.api.quantity import parse_cpu, parse_quantity
 from kvtide_operator.world.cluster import ClaimState, PodResize, PodState, ResizeReason, SetState
-from kvtide_operator.world.kinds import NODE_CONTAINER, SSD_CLAIM, TEMPLATE_HASH, Raw
+from kvtide_operator.world.kinds import GROWN_AT, NODE_CONTAINER, SSD_CLAIM, TEMPLATE_HASH, Raw
 
 # Growing failed, for now or for good; the kubelet and the resizer try again by themselves.
 _CLAIM_PROBLEMS: Final = ("ControllerResizeError", "NodeResizeError")
@@ -32,6 +32,8 @@ def pod_state(pod: Raw) -> PodState:
         wanted_memory_bytes=_limit_bytes(wanted) or 0,
         memory_bytes=_limit_bytes(actual) if "running" in actual.get("state", {}) else None,
         resize=_resize(metadata, status),
+        wanted_cpu=_cpu(wanted),
+        cpu=_cpu(actual) if "running" in actual.get("state", {}) else None,
     )
 
 
@@ -39,6 +41,7 @@ def claim_state(claim: Raw, storage_classes: Mapping[str, Raw]) -> ClaimState:
     """A volume claim of a cache's StatefulSet; ``storage_classes`` by name."""
     metadata, spec, status = claim["metadata"], claim["spec"], claim.get("status", {})
     storage_class = spec.get("storageClassName")
+    grown = metadata.get("annotations", {}).get(GROWN_AT)
     actual = status.get("capacity", {}).get("storage") if status.get("phase") == "Bound" else None
     return ClaimState(
         name=metadata["name"],
@@ -51,6 +54,7 @@ def claim_state(claim: Raw, storage_classes: Mapping[str, Raw]) -> ClaimState:
         expandable=bool(storage_classes.get(storage_class or "", {}).get("allowVolumeExpansion")),
         deleting="deletionTimestamp" in metadata,
         problem=_claim_problem(status),
+        grown_s=None if grown is None else epoch_s(grown),
     )
 
 
@@ -70,6 +74,7 @@ def set_state(stateful_set: Raw) -> SetState:
         claim_bytes=None
         if claim is None
         else parse_quantity(claim["spec"]["resources"]["requests"]["storage"]),
+        claim_class=None if claim is None else claim["spec"].get("storageClassName"),
         deleting="deletionTimestamp" in metadata,
     )
 
@@ -128,6 +133,11 @@ def _template_hash(metadata: Raw) -> str:
 def _limit_bytes(container: Raw) -> int | None:
     limit = container.get("resources", {}).get("limits", {}).get("memory")
     return None if limit is None else parse_quantity(str(limit))
+
+
+def _cpu(container: Raw) -> int | None:
+    request = container.get("resources", {}).get("requests", {}).get("cpu")
+    return None if request is None else parse_cpu(str(request))
 
 
 def _condition(status: Raw, kind: str) -> Raw:

@@ -1,6 +1,7 @@
 """What the watches and lists have said so far: every object of our kinds, by cache."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,10 +29,14 @@ _UNMANAGED: Final = (POD, CLAIM)
 
 @dataclass
 class _Objects:
-    """The objects of one kind; ``gone`` holds deletions since the last list: name → version."""
+    """The objects of one kind; ``gone`` holds deletions since the last list: name → version.
+
+    ``of`` names those that carry the label of a cache.
+    """
 
     live: dict[_Name, dict[str, Any]] = field(default_factory=dict)
     gone: dict[_Name, int] = field(default_factory=dict)
+    of: dict[CacheKey, set[_Name]] = field(default_factory=lambda: defaultdict(set))
     listed: bool = False
     heard_s: float = 0.0
     missed: int = 0
@@ -68,7 +73,10 @@ class ObjectStore:
         known = objects.live.get(name)
         if (known is not None and _version(known) >= version) or objects.gone.get(name, -1) >= version:
             return False
+        _remove(objects, name)
         objects.live[name] = _trimmed(kind, raw)
+        if (labelled := _labelled(raw)) is not None:
+            objects.of[labelled].add(name)
         objects.gone.pop(name, None)
         self._tell(kind, raw)
         return True
@@ -81,7 +89,7 @@ class ObjectStore:
         known = objects.live.get(name)
         objects.gone[name] = max(version, objects.gone.get(name, -1))
         if known is not None and _version(known) <= version:
-            del objects.live[name]
+            _remove(objects, name)
             self._tell(kind, raw)
 
     def replace(
@@ -101,7 +109,7 @@ class ObjectStore:
         for name, known in list(objects.live.items()):
             in_scope = not namespace or name[0] == namespace
             if in_scope and name not in listed and _version(known) <= int(version):
-                del objects.live[name]
+                _remove(objects, name)
                 objects.missed += 0 if first else 1
                 self._tell(kind, known)
         objects.gone = {name: at for name, at in objects.gone.items() if at > int(version)}
@@ -125,11 +133,8 @@ class ObjectStore:
 
     def children(self, kind: Kind, key: CacheKey) -> list[Raw]:
         """The objects of a kind that carry the label of a cache."""
-        return [
-            raw
-            for (namespace, _), raw in self._objects[kind].live.items()
-            if namespace == key.namespace and raw["metadata"].get("labels", {}).get(CACHE_LABEL) == key.name
-        ]
+        objects = self._objects[kind]
+        return [objects.live[name] for name in sorted(objects.of.get(key, ()))]
 
     def world(self, key: CacheKey, at_s: float) -> CacheWorld:
         """A cache as Kubernetes says it is; its nodes have not been asked yet."""
@@ -188,6 +193,21 @@ class ObjectStore:
     def _names_class(self, key: CacheKey, name: str) -> bool:
         raw = self.get(TIERED_CACHE, *key) or {}
         return any(name in tier.get("classes", ()) for tier in raw.get("spec", {}).get("tiers", ()))
+
+
+def _remove(objects: _Objects, name: _Name) -> None:
+    known = objects.live.pop(name, None)
+    labelled = None if known is None else _labelled(known)
+    if labelled is not None:
+        objects.of[labelled].discard(name)
+        if not objects.of[labelled]:
+            del objects.of[labelled]
+
+
+def _labelled(raw: Raw) -> CacheKey | None:
+    metadata = raw["metadata"]
+    cache = metadata.get("labels", {}).get(CACHE_LABEL)
+    return CacheKey(metadata.get("namespace", ""), cache) if cache else None
 
 
 def _owner(metadata: Raw) -> str | None:

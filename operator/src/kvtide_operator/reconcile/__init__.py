@@ -2,6 +2,7 @@
 
 access      ways in to nodes and Prometheus
 cache       one cache: a pass
+declared    what is declared of it
 plans       its CachePlans
 controller  which caches there are, and when it is whose turn
 """

@@ -1,17 +1,22 @@
 """Ways in: to the nodes of a cache, and to the Prometheus that it names."""
 
 import asyncio
+import logging
+import math
 import os
 import ssl
+import time
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor as Threads
 from contextlib import contextmanager
+from typing import Final
 
 from kvtide_cachenode.client import NodeClient, NodeError
 from kvtide_operator.act.kubernetes.admin_token import admin_token
 from kvtide_operator.act.kubernetes.api import KubernetesApi
 from kvtide_operator.act.kubernetes.children import ADMIN_PORT, admin_secret, admin_secret_name
+from kvtide_operator.api.manifest import ManifestError
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.observe.nodes import node_state
 from kvtide_operator.observe.prometheus.query import PrometheusAccess
@@ -19,6 +24,11 @@ from kvtide_operator.observe.prometheus.source import PrometheusSource
 from kvtide_operator.world.cluster import PodState
 from kvtide_operator.world.kinds import SECRET, CacheKey
 from kvtide_operator.world.nodes import NodeState
+
+log = logging.getLogger("kvtide_operator.access")
+
+REREAD_S: Final = 10.0
+"""Between two looks at the nodes' certificates, while a node does not answer: they may have been rotated."""
 
 
 class Nodes:
@@ -29,6 +39,9 @@ class Nodes:
         self._key = key
         self._token: str | None = None
         self._tls: ssl.SSLContext | None = None
+        self._certificates: Mapping[str, str] = {}
+        self._read_s = -math.inf
+        self._silent = False
         self._by_url: dict[str, NodeClient] = {}
         self.clients: Mapping[str, NodeClient] = {}
 
@@ -37,6 +50,7 @@ class Nodes:
 
         Raises:
             ApiError: the token or the certificates cannot be read.
+            ManifestError: there are no usable certificates.
         """
         if self._token is None:
             self._token = await admin_token(
@@ -46,9 +60,14 @@ class Nodes:
                 lambda token: admin_secret(cache, uid, token),
             )
         tls = cache.spec.security.tls
-        if tls is not None and self._tls is None:
+        if tls is None:
+            await self._take(None, {})
+        elif self._tls is None or (self._silent and time.monotonic() - self._read_s >= REREAD_S):
             secret = await self._api.get(SECRET, self._key.namespace, tls.secret_ref.name)
-            self._tls = _context({name: b64decode(text) for name, text in secret["data"].items()})
+            self._read_s = time.monotonic()
+            data = secret.get("data", {})
+            if data != self._certificates:
+                await self._take(self._trusting(tls.secret_ref.name, data), data)
         scheme = "http" if tls is None else "https"
         urls = {pod.name: _url(scheme, pod.ip) for pod in pods if pod.ip is not None}
         for url in self._by_url.keys() - set(urls.values()):
@@ -65,6 +84,7 @@ class Nodes:
             name: said for name, said in zip(names, answers, strict=True) if isinstance(said, NodeState)
         }
         silent = {name: said for name, said in zip(names, answers, strict=True) if isinstance(said, str)}
+        self._silent = bool(silent)
         return states, silent
 
     async def close(self) -> None:
@@ -72,6 +92,27 @@ class Nodes:
         for client in self._by_url.values():
             await client.close()
         self._by_url.clear()
+
+    def _trusting(self, name: str, data: Mapping[str, str]) -> ssl.SSLContext:
+        """A context of a Secret's files; the one there is while these are of no use.
+
+        Raises:
+            ManifestError: there is none.
+        """
+        try:
+            return _context({key: b64decode(text) for key, text in data.items()})
+        except (KeyError, ssl.SSLError) as error:
+            why = f"lacks {error}" if isinstance(error, KeyError) else f"has no usable certificate: {error}"
+            if self._tls is None:
+                raise ManifestError(f"Secret {name} {why}; give it tls.crt, tls.key and ca.crt") from None
+            log.warning("New certificates are of no use", extra={"cache": str(self._key), "reason": why})
+            return self._tls
+
+    async def _take(self, tls: ssl.SSLContext | None, certificates: Mapping[str, str]) -> None:
+        """Connect anew with these certificates, where they are others."""
+        if (tls is None) != (self._tls is None) or certificates != self._certificates:
+            await self.close()
+        self._tls, self._certificates = tls, certificates
 
     async def _ask(self, name: str) -> NodeState | str:
         try:

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import ValidationError
@@ -15,12 +14,17 @@ from kvtide_operator.act.kubernetes.events import Events
 from kvtide_operator.act.kubernetes.execute import Ending, Executor, Outcome
 from kvtide_operator.act.local import Resized
 from kvtide_operator.act.seen import Seen
-from kvtide_operator.act.status import remembered_holds, remembered_target, status_of, written
+from kvtide_operator.act.status import (
+    remembered_holds,
+    remembered_ssd_class,
+    remembered_target,
+    status_of,
+    written,
+)
 from kvtide_operator.api.base import API_VERSION
 from kvtide_operator.api.conditions import condition
-from kvtide_operator.api.manifest import Manifest, ManifestError, linked
+from kvtide_operator.api.manifest import Manifest, ManifestError
 from kvtide_operator.api.status import DecisionStatus, TieredCacheStatus
-from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.converge import converge
 from kvtide_operator.decide.policy import Verdict
@@ -30,6 +34,7 @@ from kvtide_operator.loop import Round, sizes_of
 from kvtide_operator.observe.watch_store import ObjectStore
 from kvtide_operator.planner.prices import price_of
 from kvtide_operator.reconcile.access import Nodes
+from kvtide_operator.reconcile.declared import first_class, manifest_of, sentence_of, within
 from kvtide_operator.reconcile.plans import Plans
 from kvtide_operator.world.cluster import CacheWorld
 from kvtide_operator.world.kinds import SERVICE_MONITOR, TIER_CLASS, TIERED_CACHE, CacheKey, Raw
@@ -70,6 +75,7 @@ class LiveCache:
         manifest: what is declared; None while that cannot be used.
         last: the newest round.
         target: what the cache shall hold.
+        ssd_class: of its SSD tier, None without one.
     """
 
     key: CacheKey
@@ -77,6 +83,7 @@ class LiveCache:
     manifest: Manifest | None = None
     last: Round | None = None
     target: Target = field(default_factory=lambda: Target(0))
+    ssd_class: str | None = None
     nodes: Nodes = field(init=False)
     plans: Plans = field(init=False)
     _known: bool = False
@@ -90,12 +97,6 @@ class LiveCache:
     def __post_init__(self) -> None:
         self.nodes = Nodes(self.hands.api, self.key)
         self.plans = Plans(self.hands.api, self.hands.store, self.key)
-
-    @property
-    def ssd_class(self) -> str | None:
-        """The first class that the spec names: volumes of another one would be other volumes."""
-        ssd = self.manifest.cache.spec.ssd if self.manifest else None
-        return ssd.classes[0] if ssd else None
 
     @property
     def decisions(self) -> Sequence[DecisionStatus]:
@@ -112,11 +113,11 @@ class LiveCache:
         if verdict.action == "Hold":
             self._news = [*self._news, decision][-MAX_NEWS:]
         else:
-            await self._move(verdict.target, decision)
+            await self._move(verdict.target, verdict.ssd_class or self.ssd_class, decision)
         return ()
 
-    async def _move(self, target: Target, decision: DecisionStatus) -> None:
-        self.target = target
+    async def _move(self, target: Target, ssd_class: str | None, decision: DecisionStatus) -> None:
+        self.target, self.ssd_class = target, ssd_class
         self._news = [*self._news, decision][-MAX_NEWS:]
         self._moves.insert(0, decision)
         await self.hands.events.record(self._raw, decision.action, decision.reason)
@@ -134,14 +135,14 @@ class LiveCache:
             cache = TieredCache.model_validate(self._raw)
         except ValidationError as error:
             self.manifest = None
-            await self._write(_stalled(self._raw, _sentence(error), now_s))
+            await self._write(_stalled(self._raw, sentence_of(error), now_s))
             return "settled"
         await self._recall(cache, now_s)
         world = self.hands.store.world(self.key, now_s)
         done: Pass | None = None
         problem: str | None = None
         try:
-            self.manifest = self._linked(cache)
+            self.manifest = manifest_of(self.key, cache, self.hands.store.every(TIER_CLASS))
             world, done = await self._converge(self.manifest, world, now_s)
         except ManifestError as error:
             self.manifest = None
@@ -155,29 +156,27 @@ class LiveCache:
         """Let go of the nodes."""
         await self.nodes.close()
 
-    def _linked(self, cache: TieredCache) -> Manifest:
-        classes = {raw["metadata"]["name"]: raw for raw in self.hands.store.every(TIER_CLASS)}
-        named = {name for tier in cache.spec.tiers for name in tier.classes}
-        try:
-            models = {name: TierClass.model_validate(classes[name]) for name in named & classes.keys()}
-        except ValidationError as error:
-            raise ManifestError(f"a TierClass cannot be used: {_sentence(error)}") from None
-        return _one_ssd_class(linked(Path(str(self.key)), cache, models))
-
     async def _recall(self, cache: TieredCache, now_s: float) -> None:
         """Begin where an earlier operator was, and follow what the spec says now."""
         if not self._known:
             self._known = True
             self.target = remembered_target(cache.status) or initial_target(cache.spec)
+            self.ssd_class = remembered_ssd_class(cache.status) or first_class(cache)
             self._held = remembered_holds(cache.status)
             self._moves = _moves_of(cache.status)
         is_manual = cache.spec.scaling.mode == "Manual"
-        target = _within(initial_target(cache.spec) if is_manual else self.target, cache)
-        if target != self.target:
-            why = "mode is Manual: capacity.initial holds" if is_manual else "the spec has other bounds"
-            before, after = sizes_of(self.target), sizes_of(target)
+        target = within(initial_target(cache.spec) if is_manual else self.target, cache)
+        declared = cache.spec.ssd.classes if cache.spec.ssd else ()
+        ssd_class = self.ssd_class
+        if is_manual or ssd_class not in declared:
+            ssd_class = first_class(cache)
+        if (target, ssd_class) != (self.target, self.ssd_class):
+            why = "the spec has other bounds or classes"
+            if is_manual:
+                why = "mode is Manual: capacity.initial holds, and the first class"
+            before, after = sizes_of(self.target, self.ssd_class), sizes_of(target, ssd_class)
             edit = DecisionStatus(time=now_s, action="Edit", before=before, after=after, reason=why)
-            await self._move(target, edit)
+            await self._move(target, ssd_class, edit)
 
     async def _converge(self, manifest: Manifest, world: CacheWorld, now_s: float) -> tuple[CacheWorld, Pass]:
         cache, hands = manifest.cache, self.hands
@@ -197,6 +196,7 @@ class LiveCache:
             template_hash=wanted_hash(cache, has_ssd=ssd_class is not None, ssd_class=ssd_class),
             refused=self._refused,
             volume=ssd_class.volume if ssd_class else None,
+            storage_class=ssd_class.storage_class_name if ssd_class else None,
             target_since_s=self._moves[0].time if self._moves else 0.0,
         )
         manifests = children(
@@ -245,7 +245,8 @@ class LiveCache:
             target=self.target,
             done=done,
             problem=problem,
-            prices=_prices(self.manifest),
+            ssd_class=self.ssd_class,
+            prices=_prices(self.manifest, self.ssd_class),
             prefix_hit_ratio=last.demand.seen_prefix_hit_ratio if last and last.demand else None,
             metrics=last.metrics if last else None,
             plan=last.plan if last else None,
@@ -272,46 +273,18 @@ class LiveCache:
         self.hands.store.put(TIERED_CACHE, await self.hands.api.apply_status(manifest))
 
 
-def _one_ssd_class(manifest: Manifest) -> Manifest:
-    """Only the first SSD class, since volumes do not change theirs."""
-    spec = manifest.cache.spec
-    if spec.ssd is None or len(spec.ssd.classes) == 1:
-        return manifest
-    ssd = spec.ssd.model_copy(update={"classes": spec.ssd.classes[:1]})
-    cache = manifest.cache.model_copy(update={"spec": spec.model_copy(update={"tiers": (spec.dram, ssd)})})
-    return replace(manifest, cache=cache)
-
-
 def _moves_of(status: TieredCacheStatus | None) -> list[DecisionStatus]:
     """The decisions that were to change something, newest first."""
     return [one for one in (status.decisions if status else ()) if one.action != "Hold"]
 
 
-def _within(target: Target, cache: TieredCache) -> Target:
-    dram, ssd = cache.spec.dram.capacity, cache.spec.ssd
-    dram_bytes = min(max(target.dram_bytes, dram.min), dram.max)
-    if ssd is None:
-        return Target(dram_bytes)
-    ssd_bytes = min(max(target.ssd_bytes, ssd.capacity.min), ssd.capacity.max)
-    ttl_s = target.ttl_s
-    if ttl_s is not None:
-        ttl_s = min(max(ttl_s, ssd.ttl.min), ssd.ttl.max)
-    return Target(dram_bytes, ssd_bytes, ttl_s)
-
-
-def _prices(manifest: Manifest | None) -> dict[Any, Any]:
+def _prices(manifest: Manifest | None, ssd_class: str | None) -> dict[Any, Any]:
     if manifest is None:
         return {}
-    return {
-        tier.medium: price_of(manifest.classes[tier.classes[0]]).per_hour
-        for tier in manifest.cache.spec.tiers
-    }
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg'].removeprefix('Value error, ')}"
+    prices = {"DRAM": price_of(manifest.classes[manifest.cache.spec.dram.classes[0]]).per_hour}
+    if ssd_class is not None:
+        prices["SSD"] = price_of(manifest.classes[ssd_class]).per_hour
+    return prices
 
 
 def _stalled(raw: Raw, sentence: str, now_s: float) -> dict[str, Any]:

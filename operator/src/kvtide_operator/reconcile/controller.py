@@ -30,6 +30,8 @@ _NEXT_S: Final = {"settled": SETTLED_S, "acted": SPACING_S, "waits": UNDER_WAY_S
 LONGEST_BACKOFF_S: Final = 60.0
 """Between passes that fail: 1, 2, 4 … seconds, up to this."""
 CONCURRENT_PASSES: Final = 16
+FIRST_ROUNDS_S: Final = 0.1
+"""So much later than that of the cache before begins a first round: plans are made one at a time."""
 METRICS_THREADS: Final = 8
 
 log = logging.getLogger("kvtide_operator.controller")
@@ -147,7 +149,7 @@ class Controller:
             turns = self._turns[key] = _Turns(LiveCache(key, self._hands))
             turns.tasks = (
                 asyncio.create_task(self._passes(turns)),
-                asyncio.create_task(self._rounds(turns)),
+                asyncio.create_task(self._rounds(turns, FIRST_ROUNDS_S * len(self._turns))),
             )
         turns.woken.set()
 
@@ -203,8 +205,9 @@ class Controller:
         )
         return wait_s
 
-    async def _rounds(self, turns: _Turns) -> None:
+    async def _rounds(self, turns: _Turns, wait_s: float) -> None:
         cache = turns.cache
+        await asyncio.sleep(wait_s)
         while True:
             manifest = cache.manifest
             if manifest is None:

@@ -29,6 +29,8 @@ class PodState:
         restarts: of the node's container.
         wanted_memory_bytes: the container's memory limit in the spec.
         memory_bytes: the limit that the container really has; None while it does not run.
+        wanted_cpu: thousandths of a core that the container's spec requests; None where it requests none.
+        cpu: those that it really has; None while it does not run.
         resize: a resize that is not through, None when there is none. One that the kubelet has not looked at
             yet (``status.observedGeneration`` is behind) is not through.
     """
@@ -45,6 +47,8 @@ class PodState:
     wanted_memory_bytes: int
     memory_bytes: int | None
     resize: PodResize | None = None
+    wanted_cpu: int | None = None
+    cpu: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class ClaimState:
         actual_bytes: what its volume and file system have; None until it is bound.
         expandable: whether its StorageClass allows a volume to grow.
         problem: the words of a condition that says growing failed.
+        grown_s: when a larger volume was asked for last, seconds since the epoch; None for never.
     """
 
     name: str
@@ -68,6 +73,7 @@ class ClaimState:
     expandable: bool
     deleting: bool = False
     problem: str | None = None
+    grown_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,7 @@ class SetState:
     Attributes:
         memory_bytes: the container's limit in its template.
         claim_bytes: the size in its claim template; None where it has none.
+        claim_class: the StorageClass there; None where it names none.
     """
 
     uid: str
@@ -85,6 +92,7 @@ class SetState:
     template_hash: str
     memory_bytes: int
     claim_bytes: int | None
+    claim_class: str | None = None
     deleting: bool = False
 
 

@@ -15,6 +15,8 @@ SSD_CLAIM: Final = "ssd"
 """The StatefulSet's claim template; the claim of pod ``chat-0`` is ``ssd-chat-0``."""
 TEMPLATE_HASH: Final = "kvtide.dev/template-hash"
 """Annotation of pods and StatefulSet: the pod template without sizes."""
+GROWN_AT: Final = "kvtide.dev/grown-at"
+"""Annotation of claims: when a larger volume was asked for last."""
 
 
 class CacheKey(NamedTuple):

@@ -1,6 +1,7 @@
 """Executes what a pass decided: children and steps, independent of each other, with a sentence on each."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,7 +16,8 @@ from kvtide_operator.act.kubernetes.errors import (
     InvalidError,
     NotFoundError,
 )
-from kvtide_operator.api.quantity import format_quantity
+from kvtide_operator.api.moment import format_time
+from kvtide_operator.api.quantity import format_cpu, format_quantity
 from kvtide_operator.decide.steps import (
     DeleteClaim,
     DeletePod,
@@ -25,7 +27,17 @@ from kvtide_operator.decide.steps import (
     Step,
     TellNode,
 )
-from kvtide_operator.world.kinds import CLAIM, NODE_CONTAINER, POD, STATEFUL_SET, CacheKey, Kind, Raw, kind_of
+from kvtide_operator.world.kinds import (
+    CLAIM,
+    GROWN_AT,
+    NODE_CONTAINER,
+    POD,
+    STATEFUL_SET,
+    CacheKey,
+    Kind,
+    Raw,
+    kind_of,
+)
 
 MAX_CONCURRENT: Final = 32
 """Steps of all caches under way at once; more wait for their turn."""
@@ -145,10 +157,13 @@ class Executor:
 
     async def _resize(self, key: CacheKey, step: ResizePod) -> str:
         memory = {"memory": format_quantity(step.memory_bytes)}
+        requests = memory if step.cpu is None else {**memory, "cpu": format_cpu(step.cpu)}
         patch = {
             "metadata": {"resourceVersion": step.resource_version},
             "spec": {
-                "containers": [{"name": NODE_CONTAINER, "resources": {"requests": memory, "limits": memory}}]
+                "containers": [
+                    {"name": NODE_CONTAINER, "resources": {"requests": requests, "limits": memory}}
+                ]
             },
         }
         pod = await self._api.patch_by_key(POD, key.namespace, step.pod, patch, subresource="resize")
@@ -158,7 +173,10 @@ class Executor:
     async def _expand(self, key: CacheKey, step: ExpandClaim) -> str:
         size = format_quantity(step.bytes)
         patch = {
-            "metadata": {"resourceVersion": step.resource_version},
+            "metadata": {
+                "resourceVersion": step.resource_version,
+                "annotations": {GROWN_AT: format_time(time.time())},
+            },
             "spec": {"resources": {"requests": {"storage": size}}},
         }
         claim = await self._api.patch(CLAIM, key.namespace, step.claim, patch)

@@ -28,10 +28,13 @@ def next_claim(view: View, seat: Seat, *, may_shrink: bool) -> ClaimStep:
     if ssd is None:
         return ClaimStep(None)
     has = ssd.capacity_bytes
+    other_class = is_of_other_class(view, seat)
     if seat.ordinal >= view.wanted or claim is None or claim.actual_bytes is None or needed is None:
         return ClaimStep(has)
     expand, waiting = None, ""
-    if seat.name not in view.held and claim.wanted_bytes < needed:
+    if other_class:
+        waiting = ""  # it is replaced, not grown
+    elif seat.name not in view.held and claim.wanted_bytes < needed:
         expand = ExpandClaim(claim.name, claim.resource_version, needed)
         waiting = f"volume {claim.name} is asked for {format_quantity(needed)}"
     elif claim.actual_bytes < min(claim.wanted_bytes, needed) and claim.problem is None:
@@ -63,26 +66,50 @@ def lacks_ssd(view: View, seat: Seat) -> bool:
     claim, node = seat.claim, seat.node
     if node is None or node.ssd is None or claim is None or claim.actual_bytes is None:
         return False
-    grows = claim.expandable and claim.problem is None and seat.name not in view.held
+    grows = (
+        not is_of_other_class(view, seat)
+        and claim.expandable
+        and claim.problem is None
+        and seat.name not in view.held
+    )
     if grows and claim.actual_bytes < (view.sizes.claim_bytes or 0):
         return True
     return node.ssd.capacity_bytes < _goal_bytes(view, claim.actual_bytes, node.ssd, final=True)
 
 
 def claim_template_bytes(view: View) -> int | None:
-    """What the StatefulSet's claim template shall say: with ``reclaim: Keep`` never less than it does."""
+    """The size in the StatefulSet's claim template: with ``reclaim: Keep`` never less than it is."""
     needed, stateful_set = view.sizes.claim_bytes, view.world.stateful_set
     if needed is None or stateful_set is None or stateful_set.claim_bytes is None:
         return needed
-    if view.spec.ssd is not None and view.spec.ssd.reclaim == "Replace":
+    replaces = view.spec.ssd is not None and view.spec.ssd.reclaim == "Replace"
+    if replaces or claim_template_class(view) != stateful_set.claim_class:
         return needed
     return max(needed, stateful_set.claim_bytes)
 
 
-def is_oversized(view: View, seat: Seat) -> bool:
-    """Whether a seat's volume is to be replaced by a smaller one, or goes with its pod anyway."""
+def claim_template_class(view: View) -> str | None:
+    """The StorageClass in the StatefulSet's claim template: what it is where none is named."""
+    stateful_set = view.world.stateful_set
+    if view.sizes.claim_bytes is None:
+        return None
+    return view.storage_class or (stateful_set.claim_class if stateful_set else None)
+
+
+def is_of_other_class(view: View, seat: Seat) -> bool:
+    """Whether a seat's volume is of another StorageClass than it shall be: volumes do not change theirs."""
+    return (
+        seat.claim is not None
+        and view.sizes.claim_bytes is not None
+        and view.storage_class not in (None, seat.claim.storage_class)
+    )
+
+
+def is_replaced(view: View, seat: Seat) -> bool:
+    """Whether another volume is to take the place of a seat's: a smaller one, or of another class."""
     ssd, needed, claim = view.spec.ssd, view.sizes.claim_bytes, seat.claim
     if claim is None:
         return False
     replaces = ssd is not None and ssd.reclaim == "Replace"
-    return claim.deleting or (replaces and needed is not None and claim.wanted_bytes > needed)
+    too_large = replaces and needed is not None and claim.wanted_bytes > needed
+    return claim.deleting or too_large or is_of_other_class(view, seat)

@@ -1,8 +1,10 @@
 """The document for each node, where it differs from what the node reports."""
 
+import math
+
 from kvtide_cachenode.cluster.topology import Topology
 from kvtide_cachenode.messages import CapacityRequest, Desired, IdleTimeouts
-from kvtide_operator.decide.steps import TellNode
+from kvtide_operator.decide.steps import Target, TellNode
 from kvtide_operator.world.nodes import NodeState
 
 
@@ -12,7 +14,7 @@ def document_for(
     *,
     dram_bytes: int,
     ssd_bytes: int | None,
-    ttl_s: float | None,
+    ttl: IdleTimeouts,
     topology: Topology | None,
     term: int,
 ) -> TellNode | None:
@@ -20,17 +22,28 @@ def document_for(
 
     A node keeps the newest document as a whole over a restart, so each one says everything.
     """
-    ttl = None if node.ssd is None else IdleTimeouts(other=ttl_s)
+    time_outs = None if node.ssd is None else ttl
     topology = topology or node.topology
     ssd_has = None if node.ssd is None else node.ssd.capacity_bytes
     known = node.desired
-    is_so = (dram_bytes, ssd_bytes, ttl, topology) == (
+    is_so = (dram_bytes, ssd_bytes, time_outs, topology) == (
         node.capacity_bytes, ssd_has, node.ttl_s, node.topology,
     )  # fmt: skip
     if is_so and known is not None and known.term >= term:
         return None
     generation = known.generation + 1 if known is not None and known.term == term else 1
-    return TellNode(pod, Desired(term, generation, CapacityRequest(dram_bytes, ssd_bytes), ttl, topology))
+    return TellNode(
+        pod, Desired(term, generation, CapacityRequest(dram_bytes, ssd_bytes), time_outs, topology)
+    )
+
+
+def idle_timeouts(target: Target) -> IdleTimeouts:
+    """How long a target has its nodes keep what is on SSD."""
+    if target.groups is None:
+        return IdleTimeouts(other=target.ttl_s)
+    most_s = math.inf if target.ttl_s is None else target.ttl_s
+    by_root = {root: min(ttl_s, most_s) for root, ttl_s in target.groups.by_root}
+    return IdleTimeouts(by_root, min(target.groups.other_s, most_s))
 
 
 def is_deposed(node: NodeState, term: int) -> bool:

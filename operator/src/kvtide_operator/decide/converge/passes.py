@@ -7,7 +7,7 @@ from kvtide_cachenode.sizing import capacity_for
 from kvtide_operator.api.tierclass import Volume
 from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.decide.converge.claims import next_claim
-from kvtide_operator.decide.converge.documents import document_for, is_deposed
+from kvtide_operator.decide.converge.documents import document_for, idle_timeouts, is_deposed
 from kvtide_operator.decide.converge.held import NOT_RUNNING, lost_or_held, still_held
 from kvtide_operator.decide.converge.replicas import next_set, recreation
 from kvtide_operator.decide.converge.roll import restarts, with_roll
@@ -17,6 +17,7 @@ from kvtide_operator.decide.converge.view import (
     DEADLINES,
     Deadlines,
     View,
+    Volumes,
     current_replicas,
     seats_of,
 )
@@ -37,6 +38,7 @@ def converge(
     template_hash: str,
     refused: Sequence[Refused] = (),
     volume: Volume | None = None,
+    storage_class: str | None = None,
     target_since_s: float = -math.inf,
     deadlines: Deadlines = DEADLINES,
 ) -> Pass:
@@ -52,13 +54,21 @@ def converge(
         term: of this leader; nodes that follow a later one are left alone.
         template_hash: that pods shall have.
         refused: steps of the pass before that were refused for good.
-        volume: in which sizes the SSD's class is sold.
+        volume: in which sizes the SSD's class is sold, and how often one grows.
+        storage_class: of its volumes; None for the cluster's own choice, which is never changed.
         target_since_s: when the target was decided; what was given up before that is tried again.
     """
     sizes = node_sizes(target, spec, volume)
     seats = seats_of(world, name, range(max(current_replicas(world), spec.nodes.replicas.max + 1)))
     kept = still_held(
-        seats, sizes, held, refused, now_s=now_s, target_since_s=target_since_s, deadlines=deadlines
+        seats,
+        sizes,
+        Volumes(storage_class, volume.grow_every if volume else 0.0),
+        held,
+        refused,
+        now_s=now_s,
+        target_since_s=target_since_s,
+        deadlines=deadlines,
     )
     less = {at: capacity_for(limit) for at, limit in lost_or_held(seats, kept, now_s, deadlines).items()}
     share_memory_bytes = sizes.memory_bytes
@@ -74,6 +84,7 @@ def converge(
         term=term,
         template_hash=template_hash,
         deadlines=deadlines,
+        storage_class=storage_class,
         wanted=sizes.replicas,
     )
     return _pass(with_roll(view), target, refused)
@@ -94,7 +105,7 @@ def _pass(view: View, target: Target, refused: Sequence[Refused]) -> Pass:
         f"refused: {one.sentence}" for one in refused if not isinstance(one.step, ResizePod | ExpandClaim)
     ]
     if recreated is not None:
-        waiting.append(f"StatefulSet {view.name} is made anew for another volume size; its pods go on")
+        waiting.append(f"StatefulSet {view.name} is made anew for other volumes; its pods go on")
     steps += [*restarted, *([recreated] if recreated is not None else [])]
     waiting = [sentence for sentence in waiting if sentence]
     concerned = {seat.name for seat in view.seats if seat.ordinal < view.wanted or seat.claim is not None}
@@ -118,7 +129,7 @@ def _node_steps(view: View, slots: Slots, target: Target) -> tuple[list[Step], l
             node,
             dram_bytes=size.dram_bytes,
             ssd_bytes=claim.ssd_bytes,
-            ttl_s=target.ttl_s,
+            ttl=idle_timeouts(target),
             topology=slots.tell.get(seat.name),
             term=view.term,
         )

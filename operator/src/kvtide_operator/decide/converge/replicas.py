@@ -1,6 +1,6 @@
 """The StatefulSet: how many replicas, and what its template says for pods to come."""
 
-from kvtide_operator.decide.converge.claims import claim_template_bytes
+from kvtide_operator.decide.converge.claims import claim_template_bytes, claim_template_class
 from kvtide_operator.decide.converge.topology import Slots
 from kvtide_operator.decide.converge.view import View, current_replicas
 from kvtide_operator.decide.steps import RecreateSet, SetSpec
@@ -11,19 +11,24 @@ def next_set(view: View, slots: Slots) -> SetSpec | None:
     """What the set shall say now; None while it is being deleted."""
     stateful_set, current = view.world.stateful_set, current_replicas(view.world)
     if stateful_set is None:  # also between the deletion and the creation of one with another claim size
-        return SetSpec(max(view.wanted, current), _template_memory_bytes(view), claim_template_bytes(view))
+        return SetSpec(
+            max(view.wanted, current),
+            _template_memory_bytes(view),
+            claim_template_bytes(view),
+            claim_template_class(view),
+        )
     if stateful_set.deleting:
         return None
     replicas = _kept_replicas(view, slots)
-    if _claim_differs(view, stateful_set):  # pods to come need the new claim size
+    if claims_differ(view, stateful_set):  # pods to come need the new claims
         replicas = min(replicas, current)
-    return SetSpec(replicas, _template_memory_bytes(view), stateful_set.claim_bytes)
+    return SetSpec(replicas, _template_memory_bytes(view), stateful_set.claim_bytes, stateful_set.claim_class)
 
 
 def recreation(view: View) -> RecreateSet | None:
-    """Delete the set with another claim size, when no seat is about to come or to go."""
+    """Delete the set with other claims, when no seat is about to come or to go."""
     stateful_set = view.world.stateful_set
-    if stateful_set is None or stateful_set.deleting or not _claim_differs(view, stateful_set):
+    if stateful_set is None or stateful_set.deleting or not claims_differ(view, stateful_set):
         return None
     awaited = [seat for seat in view.awaited if seat.ordinal < stateful_set.replicas]
     return None if awaited else RecreateSet(stateful_set.uid)
@@ -51,5 +56,8 @@ def _template_memory_bytes(view: View) -> int:
     return min(limits)
 
 
-def _claim_differs(view: View, stateful_set: SetState) -> bool:
-    return claim_template_bytes(view) != stateful_set.claim_bytes
+def claims_differ(view: View, stateful_set: SetState) -> bool:
+    """Whether the claims of pods to come are not what they shall be: a template of claims never changes."""
+    return (claim_template_bytes(view), claim_template_class(view)) != (
+        stateful_set.claim_bytes, stateful_set.claim_class,
+    )  # fmt: skip

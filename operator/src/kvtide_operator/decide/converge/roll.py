@@ -1,17 +1,19 @@
-"""Restarts: only for another pod template or a smaller volume, one node at a time, emptied first where its
+"""Restarts: only for another pod template or another volume, one node at a time, emptied first where its
 restart would lose what it holds.
 
 A node is emptied into a surge, one more replica for as long as it takes. Then its restarted pod is the empty
 seat that the next one is emptied into, and in the end the surge is emptied and goes.
 """
 
-from kvtide_operator.decide.converge.claims import claim_template_bytes, is_oversized
+from kvtide_operator.decide.converge.claims import is_of_other_class, is_replaced
+from kvtide_operator.decide.converge.replicas import claims_differ
 from kvtide_operator.decide.converge.topology import Slots
 from kvtide_operator.decide.converge.view import Seat, View
 from kvtide_operator.decide.steps import DeleteClaim, DeletePod, Step
 
 TEMPLATE = "its pod template has changed"
 SMALLER_VOLUME = "its volume is larger than needed"
+OTHER_CLASS = "its volume is of another class"
 NEVER_RAN = "it does not run, and was made from an older template"
 
 
@@ -50,14 +52,14 @@ def is_stale(view: View, seat: Seat) -> bool:
     """Whether a node that answers needs another pod or another volume."""
     if seat.running is None:
         return False
-    return seat.running[0].template_hash != view.template_hash or is_oversized(view, seat)
+    return seat.running[0].template_hash != view.template_hash or is_replaced(view, seat)
 
 
 def _loses(view: View, seat: Seat) -> bool:
     """Whether a stale node would lose entries by its restart: it, or its successor, has no SSD or another."""
     if not is_stale(view, seat) or seat.node is None:
         return False
-    return seat.node.ssd is None or view.sizes.claim_bytes is None or is_oversized(view, seat)
+    return seat.node.ssd is None or view.sizes.claim_bytes is None or is_replaced(view, seat)
 
 
 def _owns_slots(seat: Seat) -> bool:
@@ -84,7 +86,7 @@ def _is_quiet(view: View, slots: Slots) -> bool:
         stateful_set is not None
         and not stateful_set.deleting
         and stateful_set.template_hash == view.template_hash
-        and stateful_set.claim_bytes == claim_template_bytes(view)
+        and not claims_differ(view, stateful_set)
         and slots.settled
         and all(seat.running is not None and seat.running[0].ready for seat in view.seats)
     )
@@ -92,8 +94,9 @@ def _is_quiet(view: View, slots: Slots) -> bool:
 
 def _restart(view: View, seat: Seat) -> tuple[Step, ...]:
     assert seat.pod is not None, "a node that answers has a pod"
-    if not is_oversized(view, seat) or seat.claim is None:
+    if not is_replaced(view, seat) or seat.claim is None:
         return (DeletePod(seat.name, seat.pod.uid, TEMPLATE),)
     if not seat.claim.deleting:  # it stays until the pod goes; the other way round the pod would find it
         return (DeleteClaim(seat.claim.name, seat.claim.uid),)
-    return (DeletePod(seat.name, seat.pod.uid, SMALLER_VOLUME),)
+    reason = OTHER_CLASS if is_of_other_class(view, seat) else SMALLER_VOLUME
+    return (DeletePod(seat.name, seat.pod.uid, reason),)

@@ -1,4 +1,4 @@
-"""One node's memory, in the order in which nothing is lost and nobody is killed.
+"""One node's memory, in the order in which nothing is lost and nobody is killed; and its CPU, with it.
 
     grow     pod's limit up → confirmed → node's capacity up
     shrink   node's capacity down → it holds no more, its pages are given back → pod's limit down → confirmed
@@ -9,7 +9,7 @@ confirmed that may the node use it, since until then the kubelet goes on trying 
 
 from dataclasses import dataclass
 
-from kvtide_operator.api.quantity import format_quantity
+from kvtide_operator.api.quantity import format_cpu, format_quantity
 from kvtide_operator.decide.converge.view import Seat, View
 from kvtide_operator.decide.steps import ResizePod
 from kvtide_operator.world.nodes import NodeState
@@ -37,11 +37,14 @@ def next_size(view: View, seat: Seat, *, may_shrink: bool) -> SizeStep:
         if not may_shrink:
             return SizeStep(has, waiting=f"{seat.name} shrinks when slots are where they shall be")
         return SizeStep(dram, waiting=f"{seat.name} shrinks to {format_quantity(dram)}")
-    if pod.wanted_memory_bytes != limit:
+    cpu = view.cpu(seat)
+    if (pod.wanted_memory_bytes, pod.wanted_cpu) != (limit, cpu):
         if limit < pod.memory_bytes and not _given_back(node):
             return SizeStep(has, waiting=f"{seat.name} gives memory back: {_over(node)} to go")
         asked = f"{seat.name} is asked for {format_quantity(limit)} of memory"
-        return SizeStep(has, ResizePod(pod.name, pod.resource_version, limit), asked)
+        if cpu is not None and pod.wanted_cpu != cpu:
+            asked += f" and {format_cpu(cpu)} of CPU"
+        return SizeStep(has, ResizePod(pod.name, pod.resource_version, limit, cpu), asked)
     if pod.resize is not None or pod.memory_bytes != limit:
         said = f": {pod.resize.reason} {pod.resize.message}".rstrip() if pod.resize else ""
         return SizeStep(has, waiting=f"{seat.name} waits for {format_quantity(limit)} of memory{said}")

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Final
 
 from kvtide_cachenode.sizing import capacity_for
+from kvtide_operator.api.quantity import parse_cpu
 from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.decide.steps import Held, NodeSizes
 from kvtide_operator.world.cluster import CacheWorld, ClaimState, PodState
@@ -35,6 +36,19 @@ class Deadlines:
 
 
 DEADLINES: Final = Deadlines()
+
+
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """How the SSD's volumes are sold.
+
+    Attributes:
+        storage_class: theirs; None for the cluster's own choice, which is never changed.
+        grow_every_s: the least time between two growths of one volume.
+    """
+
+    storage_class: str | None = None
+    grow_every_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +91,7 @@ class View:
         sizes: of every node that is not held; ``replicas`` without a surge.
         share_memory_bytes: the limit of an equal share, were nobody held: what a pod to come begins with.
         held: by the pod's name.
+        storage_class: of the SSD's volumes; None for the cluster's own choice, which is never changed.
         wanted: how many replicas there shall be in the end of this pass's ways, a surge included.
         rolled: the seat that is emptied to be restarted.
     """
@@ -91,6 +106,7 @@ class View:
     term: int
     template_hash: str
     deadlines: Deadlines
+    storage_class: str | None
     wanted: int
     rolled: int | None = None
 
@@ -125,6 +141,15 @@ class View:
         """The limit that a seat's container shall have."""
         held = self.held.get(seat.name)
         return self.sizes.memory_bytes if held is None or not held.memory_bytes else held.memory_bytes
+
+    def cpu(self, seat: Seat) -> int | None:
+        """Thousandths of a core that a seat's container shall request; None where its pod requests none."""
+        if seat.pod is None or seat.pod.wanted_cpu is None:
+            return None
+        held = self.held.get(seat.name)
+        if held is not None and held.cpu is not None:
+            return held.cpu
+        return parse_cpu(self.spec.nodes.template.cpu)
 
     def dram_bytes(self, seat: Seat) -> int:
         """What a seat's node shall hold in DRAM."""

@@ -12,7 +12,7 @@ def worth_it(dials: Dials, situation: Situation) -> Dials:
     assert plan is not None, "a rule follows a plan"
     minimum = situation.spec.scaling.minimum_gain
     noise = noise_of(situation)
-    if plan.gain >= max(minimum, noise) or plan.gain >= FULL_GAIN:
+    if is_worth_it(situation):
         return dials
     why = (
         f"the minimum gain of {minimum:.0%}" if noise <= minimum else f"the predictor's error of {noise:.1%}"
@@ -23,6 +23,13 @@ def worth_it(dials: Dials, situation: Situation) -> Dials:
         else dial.stay(f"{dial.text(dial.to)} would gain {plan.gain:.1%}, less than {why}")
         for dial in dials
     )
+
+
+def is_worth_it(situation: Situation) -> bool:
+    """Whether what the plan gains is enough to move for."""
+    assert situation.plan is not None, "a rule follows a plan"
+    needed = max(situation.spec.scaling.minimum_gain, noise_of(situation))
+    return situation.plan.gain >= min(needed, FULL_GAIN)
 
 
 def noise_of(situation: Situation) -> float:

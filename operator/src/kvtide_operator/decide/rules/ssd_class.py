@@ -2,7 +2,7 @@
 
 from kvtide_operator.decide.outcomes import has_failed
 from kvtide_operator.decide.rules.cool_down import LONGEST_COOL_DOWN_S
-from kvtide_operator.decide.rules.gain import FULL_GAIN, noise_of
+from kvtide_operator.decide.rules.gain import is_worth_it
 from kvtide_operator.decide.situation import Recommendation, Situation
 from kvtide_operator.decide.steps import Target
 
@@ -20,19 +20,13 @@ def class_to(chosen: Recommendation, target: Target, situation: Situation) -> st
     declared = situation.spec.ssd.classes if situation.spec.ssd else ()
     if now not in declared:
         return wanted or declared[0]
-    if wanted is None or not _worth_it(situation) or _failed_lately(situation):
+    if wanted is None or not is_worth_it(situation) or _failed_lately(situation):
         return now
     window_s = situation.spec.scaling.down.stabilization
     if situation.now_s - situation.observing_since_s < window_s:
         return now
     recent = [each for each in situation.recommended if each.at_s > situation.now_s - window_s]
     return wanted if all(each.ssd_class == wanted for each in recent) else now
-
-
-def _worth_it(situation: Situation) -> bool:
-    assert situation.plan is not None, "a rule follows a plan"
-    needed = max(situation.spec.scaling.minimum_gain, noise_of(situation))
-    return situation.plan.gain >= min(needed, FULL_GAIN)
 
 
 def _failed_lately(situation: Situation) -> bool:

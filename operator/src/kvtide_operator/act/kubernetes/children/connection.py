@@ -1,10 +1,12 @@
-"""The ConfigMap for engines: LMCache's configuration and arguments, and what an engine's pod needs for them.
+"""The ConfigMap for engines: configurations and arguments, and what an engine's pod needs for them.
 
-vLLM runs LMCache in its own process, which connects to the nodes. SGLang talks to an LMCache server beside
-it, and that server to the nodes. Both were read in LMCache 0.5.6.
+vLLM has kvtide's own connector, or runs LMCache in its own process, which connects to the nodes. SGLang talks
+to an LMCache server beside it, and that server to the nodes. Both were read in LMCache 0.5.6.
 """
 
 import json
+from functools import lru_cache
+from pathlib import PurePath
 from typing import Final
 
 import yaml
@@ -21,6 +23,7 @@ from kvtide_operator.api.tieredcache import TieredCache
 
 MOUNT: Final = "/etc/kvtide"
 CONFIG_FILE: Final = f"{MOUNT}/lmcache.yaml"
+PASSWORD_FILE: Final = f"{MOUNT}/password"
 LMCACHE_SERVER_PORT: Final = 5555
 # DRAM of the LMCache server beside SGLang: a buffer on the way to the nodes, which hold the cache.
 LMCACHE_SERVER_GB: Final = 4
@@ -42,6 +45,8 @@ def connection(cache: TieredCache, owner_uid: str) -> Manifest:
         data["vllm-args"] = "--kv-transfer-config=" + _json(
             {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}
         )
+        if not (cache.spec.security.tls and cache.spec.security.tls.clients == "Required"):
+            data["vllm-kvtide-args"] = _own_arguments(cache)
         data["pod.yaml"] = _yaml(_pod(cache))
     elif tls:
         data["unsupported"] = NO_TLS_FOR_SGLANG
@@ -56,6 +61,26 @@ def connection(cache: TieredCache, owner_uid: str) -> Manifest:
         "metadata": metadata(cache, owner_uid, connection_name(cache)),
         "data": data,
     }
+
+
+def _own_arguments(cache: TieredCache) -> str:
+    """For kvtide's own connector, which needs no LMCache, and has no certificate to show."""
+    security, ssd = cache.spec.security, cache.spec.ssd
+    options: Manifest = {"nodes": f"{client_host(cache)}:{RESP_PORT}"}
+    if ssd is not None:
+        options["root_depth"] = ssd.ttl.root_depth
+    if security.auth is not None:
+        options["password_file"] = PASSWORD_FILE
+    if security.tls is not None:
+        options["tls_ca_file"] = f"{MOUNT}/ca.crt"
+    transfer = {
+        "kv_connector": "KvtideConnector",
+        "kv_connector_module_path": "kvtide_cachenode.engines.vllm_connector",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": options,
+    }
+    return f"--prefix-caching-hash-algo=sha256_cbor --kv-transfer-config={_json(transfer)}"
 
 
 def _in_process(cache: TieredCache) -> Manifest:
@@ -118,6 +143,9 @@ def _pod(cache: TieredCache) -> Manifest:
                 {"name": "LMCACHE_REMOTE_URL", "value": _remote_url(cache, ":$(KVTIDE_PASSWORD)@")},
             ]
     files: list[Manifest] = [{"configMap": {"name": connection_name(cache)}}]
+    if auth is not None and cache.spec.engine.kind == "VLLM":
+        password = {"key": auth.secret_ref.key, "path": PurePath(PASSWORD_FILE).name}
+        files.append({"secret": {"name": auth.secret_ref.name, "items": [password]}})
     if tls is not None:
         keys = ["ca.crt", *(["tls.crt", "tls.key"] if tls.clients == "Required" else [])]
         items = [{"key": key, "path": key} for key in keys]
@@ -130,7 +158,13 @@ def _pod(cache: TieredCache) -> Manifest:
 
 
 def _yaml(document: Manifest) -> str:
-    return yaml.safe_dump(document, sort_keys=False, width=1000)
+    return _rendered(_json(document))
+
+
+@lru_cache(maxsize=1024)
+def _rendered(document: str) -> str:
+    # Every pass over every cache asks for what hardly ever changes.
+    return yaml.safe_dump(json.loads(document), sort_keys=False, width=1000)
 
 
 def _json(document: Manifest) -> str:

@@ -5,7 +5,6 @@ last and from its cgroup's limit (``--dram=auto``), its SSD from what was applie
 """
 
 import math
-from decimal import Decimal
 from typing import Final
 
 from kvtide_operator.act.kubernetes.children.names import (
@@ -26,7 +25,7 @@ from kvtide_operator.act.kubernetes.children.pod_files import (
 )
 from kvtide_operator.act.kubernetes.children.pod_hash import template_hash
 from kvtide_operator.api.nodes import NodeTemplate
-from kvtide_operator.api.quantity import format_quantity
+from kvtide_operator.api.quantity import format_cpu, format_quantity, parse_cpu
 from kvtide_operator.api.tierclass import TierClassSpec
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.world.kinds import NODE_CONTAINER, TEMPLATE_HASH
@@ -79,18 +78,11 @@ def wanted_hash(cache: TieredCache, *, has_ssd: bool, ssd_class: TierClassSpec |
     return template_hash(pod_template(cache, 0, has_ssd=has_ssd, ssd_class=ssd_class))
 
 
-def cpu_quantity(text: str) -> str:
-    """A CPU request as the API server stores it: ``0.5`` is ``500m``, ``2000m`` is ``2``."""
-    cores = Decimal(text.removesuffix("m")) / (1000 if text.endswith("m") else 1)
-    thousandths = math.ceil(cores * 1000)
-    return f"{thousandths}m" if thousandths % 1000 else str(thousandths // 1000)
-
-
 def _container(
     cache: TieredCache, memory_bytes: int, has_ssd: bool, ssd_class: TierClassSpec | None
 ) -> Manifest:
     user = cache.spec.nodes.template
-    memory = format_quantity(memory_bytes)
+    cpu, memory = format_cpu(parse_cpu(user.cpu)), format_quantity(memory_bytes)
     return {
         "name": NODE_CONTAINER,
         "image": user.image,
@@ -104,7 +96,7 @@ def _container(
         ],
         # No CPU limit: a throttled node holds up every engine.
         "resources": {
-            "requests": {"cpu": cpu_quantity(user.cpu), "memory": memory, "ephemeral-storage": LOCAL_DISK},
+            "requests": {"cpu": cpu, "memory": memory, "ephemeral-storage": LOCAL_DISK},
             "limits": {"memory": memory},
         },
         "resizePolicy": [

@@ -23,10 +23,12 @@ def service_monitor(cache: TieredCache, owner_uid: str) -> Manifest:
             config["cert"] = {"secret": {"name": secret, "key": "tls.crt"}}
             config["keySecret"] = {"name": secret, "key": "tls.key"}
         endpoint |= {"scheme": "https", "tlsConfig": config}
+    head = metadata(cache, owner_uid, cache.metadata.name)
+    head["labels"] = {**cache.spec.nodes.service_monitor.labels, **head["labels"]}
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "ServiceMonitor",
-        "metadata": metadata(cache, owner_uid, cache.metadata.name),
+        "metadata": head,
         "spec": {
             "selector": {"matchLabels": selector(cache)},
             "targetLabels": [CACHE_LABEL],

@@ -37,17 +37,17 @@ def stateful_set(
         "template": template,
     }
     if wanted.claim_bytes is not None:
-        spec["volumeClaimTemplates"] = [_claim_template(cache, wanted.claim_bytes, ssd_class)]
+        spec["volumeClaimTemplates"] = [_claim_template(cache, wanted.claim_bytes, wanted.claim_class)]
     return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": head, "spec": spec}
 
 
-def _claim_template(cache: TieredCache, size_bytes: int, ssd_class: TierClassSpec | None) -> Manifest:
+def _claim_template(cache: TieredCache, size_bytes: int, storage_class: str | None) -> Manifest:
     claim: Manifest = {
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": format_quantity(size_bytes)}},
     }
-    if ssd_class is not None and ssd_class.storage_class_name is not None:
-        claim["storageClassName"] = ssd_class.storage_class_name
+    if storage_class is not None:
+        claim["storageClassName"] = storage_class
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",

@@ -1,0 +1,84 @@
+"""What is declared of a cache: its spec and its classes, as far as a cluster can have them."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from kvtide_operator.api.engine import MeasuredProfile, TableProfile
+from kvtide_operator.api.manifest import Manifest, ManifestError, linked
+from kvtide_operator.api.tierclass import TierClass
+from kvtide_operator.api.tieredcache import TieredCache
+from kvtide_operator.decide.steps import Target
+from kvtide_operator.world.kinds import CacheKey, Raw
+
+PROFILES: Final = Path("/etc/kvtide/profiles")
+"""Where the operator's pod has the step times that caches may name."""
+
+
+def manifest_of(key: CacheKey, cache: TieredCache, classes: Iterable[Raw]) -> Manifest:
+    """A cache with its classes.
+
+    Raises:
+        ManifestError: a class is not there or cannot be used, or the cache names a file that it may not.
+    """
+    by_name = {raw["metadata"]["name"]: raw for raw in classes}
+    named = {name for tier in cache.spec.tiers for name in tier.classes}
+    try:
+        models = {name: TierClass.model_validate(by_name[name]) for name in named & by_name.keys()}
+    except ValidationError as error:
+        raise ManifestError(f"a TierClass cannot be used: {sentence_of(error)}") from None
+    _check_file(cache)
+    return replace(_tellable(linked(Path(str(key)), cache, models)), path=PROFILES / key.name)
+
+
+def first_class(cache: TieredCache) -> str | None:
+    """The class that the SSD starts with, None without one."""
+    return cache.spec.ssd.classes[0] if cache.spec.ssd else None
+
+
+def within(target: Target, cache: TieredCache) -> Target:
+    """A target within the bounds of the spec."""
+    dram, ssd = cache.spec.dram.capacity, cache.spec.ssd
+    dram_bytes = min(max(target.dram_bytes, dram.min), dram.max)
+    if ssd is None:
+        return Target(dram_bytes)
+    ssd_bytes = min(max(target.ssd_bytes, ssd.capacity.min), ssd.capacity.max)
+    ttl_s = target.ttl_s
+    if ttl_s is not None:
+        ttl_s = min(max(ttl_s, ssd.ttl.min), ssd.ttl.max)
+    return Target(dram_bytes, ssd_bytes, ttl_s, target.groups if ssd_bytes else None)
+
+
+def sentence_of(error: ValidationError) -> str:
+    """The first thing that is wrong, and where."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def _check_file(cache: TieredCache) -> None:
+    """A cache names no file of the operator's but those that are there to be named.
+
+    Raises:
+        ManifestError: another one.
+    """
+    profile = cache.spec.engine.profile
+    base = profile.base if isinstance(profile, MeasuredProfile) else profile
+    if isinstance(base, TableProfile) and (base.file != Path(base.file).name or base.file.startswith(".")):
+        raise ManifestError(
+            f"engine profile {base.file!r}: on a cluster give the name of a file in the ConfigMap that "
+            "engineProfiles.configMap of the chart names"
+        )
+
+
+def _tellable(manifest: Manifest) -> Manifest:
+    """Only the first SSD class, unless all name their StorageClass: of which class is a volume otherwise?"""
+    spec = manifest.cache.spec
+    if spec.ssd is None or all(manifest.classes[name].spec.storage_class_name for name in spec.ssd.classes):
+        return manifest
+    ssd = spec.ssd.model_copy(update={"classes": spec.ssd.classes[:1]})
+    cache = manifest.cache.model_copy(update={"spec": spec.model_copy(update={"tiers": (spec.dram, ssd)})})
+    return replace(manifest, cache=cache)
