@@ -5,7 +5,8 @@
 Two nodes, one after the other, get the same requests by the same clients, each of which works through a
 sequence of its own: GET, every byte compared, and SET after a miss. Node one is born large and is shrunk at
 half time; node two is born small. Latencies are of GETs that hit, in the 3 s before, and from the shrink's
-request to its answer (a second of it at least). Hit ratios are of the last third of each sequence.
+request to its answer (a second of it at least). Hit ratios, and the latency of the new size at rest, are of
+the last third of each sequence.
 """
 
 import argparse
@@ -176,6 +177,11 @@ def hit_ratio(parts: list[list[Sample]]) -> float:
     return statistics.fmean(hit for samples in parts for *_, hit in samples[len(samples) * 2 // 3 :])
 
 
+def last_hits(parts: list[list[Sample]]) -> list[float]:
+    """Seconds of each GET that hit in the last third: what the new size costs when it has settled."""
+    return [took for samples in parts for _, took, hit in samples[len(samples) * 2 // 3 :] if hit]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -202,6 +208,8 @@ def main() -> int:
         "wrong_values": wrong + wrong_small,
         "p99_before_ms": 1e3 * percentile(before, 0.99),
         "p99_during_ms": 1e3 * percentile(during, 0.99),
+        "p99_after_ms": 1e3 * percentile(last_hits(parts), 0.99),
+        "p99_born_small_ms": 1e3 * percentile(last_hits(born_small), 0.99),
         "gets_before": len(before),
         "gets_during": len(during),
         "hit_ratio_shrunk": hit_ratio(parts),
