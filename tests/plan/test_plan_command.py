@@ -148,6 +148,7 @@ def test_one_request_can_be_planned_for(tmp_path, manifest):
     path = tmp_path / "one.jsonl"
     path.write_text('{"timestamp": 0, "input_length": 512, "output_length": 1, "hash_ids": [1]}')
     document = planned(path, "-f", manifest(), "--jobs", 1)
+    assert document["chosen"]["stable"]
     assert document["chosen"]["prefix_hit_ratio"] == 0
 
 

@@ -44,4 +44,5 @@ def test_a_queue_that_outlasts_the_trace_is_not_stable():
 
 def test_one_request_is_stable():
     assert is_stable(np.array([0.0]), np.array([0.0]))
+    assert is_stable(np.array([0.0]), np.array([0.3]))
     assert is_stable(np.array([]), np.array([]))

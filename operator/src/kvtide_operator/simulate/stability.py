@@ -25,7 +25,7 @@ def is_stable(arrival_s: NDArray[np.float64], dispatch_s: NDArray[np.float64]) -
         arrival_s: float64[requests], ascending.
         dispatch_s: float64[requests], when each prefill began.
     """
-    if len(arrival_s) == 0:
+    if len(arrival_s) < 2:  # one request waits for its own blocks at most
         return True
     first_s, last_s = float(arrival_s[0]), float(arrival_s[-1])
     if dispatch_s.max() > last_s + DRAIN_SHARE * (last_s - first_s):
