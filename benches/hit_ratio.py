@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kvtide_operator.act.local import LocalPlace
 from kvtide_operator.api.quantity import parse_quantity
+from kvtide_operator.decide.steps import Target
 from kvtide_operator.replay.player import ReplayOptions, replay
 from kvtide_operator.replay.targets import parse_targets
 from kvtide_operator.simulate.curve import hit_curve
@@ -28,7 +29,7 @@ async def against_curve(trace: Trace, block_bytes: int) -> list[dict[str, float]
     rows = []
     for blocks in SIZES:
         capacity = blocks * (block_bytes + ENTRY_BYTES)
-        async with LocalPlace(1, capacity, block_tokens=trace.block_tokens) as place:
+        async with LocalPlace(1, Target(capacity), ssd_class=None, block_tokens=trace.block_tokens) as place:
             played = await replay(trace, parse_targets(place.addresses[0]), ReplayOptions(block_bytes))
         assert played.prefix_hit_ratio is not None
         rows.append(
@@ -53,14 +54,14 @@ async def after_shrink(trace: Trace, block_bytes: int) -> dict[str, float]:
     seen = {}
     figures: dict[str, float] = {}
     for born, capacity in (("small", large // 4), ("large", large)):
-        async with LocalPlace(1, capacity, block_tokens=trace.block_tokens) as place:
+        async with LocalPlace(1, Target(capacity), ssd_class=None, block_tokens=trace.block_tokens) as place:
             targets = parse_targets(place.addresses[0])
             parts = [await replay(trace.between(0, quarter), targets, options)]
             under_load = asyncio.create_task(replay(trace.between(quarter, half), targets, options))
             if born == "large":
                 await asyncio.sleep(0.2)
                 began_s = time.perf_counter()
-                await place.resize(large // 4)
+                await place.resize(Target(large // 4))
                 figures["shrink_s"] = time.perf_counter() - began_s
                 status = await place.clients["node-0"].status()
                 figures["cap_mib"] = large / 4 / 2**20
