@@ -115,9 +115,16 @@ class KvtideConnector(KVConnectorBase_V1):
         )
         self._worker = WorkerSide(self._shape, kv_caches, rank, self._nodes, self._options, self._tally)
 
+    def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
+        """A step begins."""
+        super().bind_connector_metadata(connector_metadata)
+        # vLLM calls `start_load_kv` when the step is launched, which on a CPU is when it is over.
+        if self._worker is not None and self._worker.is_on_cpu:
+            self._worker.start_loads(self._step_metadata)
+
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:  # noqa: ARG002 - vLLM's signature
         """Begin this step's loads."""
-        if self._worker is not None:
+        if self._worker is not None and not self._worker.is_on_cpu:
             self._worker.start_loads(self._step_metadata)
 
     def wait_for_layer_load(self, layer_name: str) -> None:

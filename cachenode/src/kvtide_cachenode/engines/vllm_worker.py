@@ -33,6 +33,7 @@ class WorkerSide:
         options: "Options",
         tally: Tally,
     ) -> None:
+        self.is_on_cpu = all(cache.device.type == "cpu" for cache in caches.values())
         self._layout = BlockLayout(shape, caches)
         self._rank = rank
         self._load_timeout_s = options.load_timeout_s
