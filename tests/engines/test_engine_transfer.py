@@ -328,6 +328,25 @@ def test_a_node_that_comes_back_is_used_again(start_node, node_set, engine):
     all_are_right(engine)
 
 
+def test_a_connection_that_its_node_has_closed_meanwhile_costs_nothing(start_node, node_set, engine):
+    node = start_node()
+    nodes = node_set(node.address)
+    engine = engine(nodes)
+    store_all(engine)
+    load(engine, KEYS)
+    with redis.Redis(port=node.address[1]) as client:
+        values = client.mget(KEYS)
+    node.kill()
+    again = start_node(port=node.address[1])
+    with redis.Redis(port=again.address[1]) as client:
+        client.mset(dict(zip(KEYS, values, strict=True)))
+    engine.blocks.clear()
+    job, _ = load(engine, KEYS)
+    assert not job.missing
+    all_are_right(engine)
+    assert engine.count("node_errors") == 0
+
+
 def test_a_password_opens_and_a_wrong_one_does_not(start_node, node_set, engine, tmp_path):
     (tmp_path / "password").write_text("open sesame")
     node = start_node("--password-file", str(tmp_path / "password"))

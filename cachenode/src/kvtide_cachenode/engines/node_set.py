@@ -72,7 +72,7 @@ class NodeSet:
         kept: dict[Address, tuple[int, Connection]] = self._mine.__dict__.setdefault("kept", {})
         failures = health.failures
         age, connection = kept.pop(address, (failures, None))
-        if connection is not None and age != failures:
+        if connection is not None and (age != failures or not connection.is_open()):
             self._forget(connection)
             connection = None
         try:

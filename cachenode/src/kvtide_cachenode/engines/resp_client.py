@@ -4,6 +4,7 @@ Every call has a deadline (`time.monotonic`); whoever sees an exception closes t
 reply would be a late one.
 """
 
+import select
 import socket
 import ssl
 import struct
@@ -86,6 +87,12 @@ class Connection:
     def close(self) -> None:
         """Close at once."""
         self._socket.close()
+
+    def is_open(self) -> bool:
+        """Whether the node has not closed it, as far as is known here."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLRDHUP)
+        return not poll.poll(0)
 
     def ask(self, command: bytes, deadline_s: float) -> Reply:
         """Send one command and read its reply."""
