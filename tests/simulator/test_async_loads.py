@@ -12,13 +12,14 @@ ROOMY = 1_000_000
 def ttft_s(make_trace, make_scenario, make_profile):
     """Mean time to first token of requests, with loads of 10,000 bytes/s: 0.1 s a block."""
 
-    def simulate(requests, loading="async", dram_bytes=ROOMY):
+    def simulate(requests, loading="async", dram_bytes=ROOMY, **fields):
         scenario = make_scenario(
             make_trace(requests),
             profile=make_profile(0.01),
             gpu_cache_bytes=0,
             load_bytes_s=10_000.0,
             loading=loading,
+            **fields,
         )
         return Evaluator(scenario).coupled(Configuration(dram_bytes)).ttft_mean_s
 
@@ -46,6 +47,13 @@ def test_a_miss_waits_for_one_step_only(ttft_s):
     # Seen at 2.011, looked up by 2.021, computed with a token of the other until 2.081.
     busy, late = (0.0, 200, 500, []), (2.0045, 5, 1, [])
     assert ttft_s([busy, late]) * 2 - 2.001 == pytest.approx(2.081 - 2.0045)
+
+
+def test_blocks_are_there_when_a_step_has_filled_them_for_whoever_is_looked_up_then(ttft_s):
+    # The first fills three blocks until 3.001 and the last until 4.001. The second is looked up at 3.001,
+    # which is noticed at 4.001: it loads three blocks until 4.301 and computes one.
+    requests = [(0.0, 400, 1, [0, 1, 2, 3]), (1.0, 400, 1, [0, 1, 2, 3])]
+    assert ttft_s(requests, chunk_tokens=300) == pytest.approx((4.001 + 5.301 - 1.0) / 2)
 
 
 def test_layered_loads_wait_for_nothing(ttft_s):

@@ -135,6 +135,13 @@ def look_up(pool: Pool, requests: Requests, request: int) -> None:
 @njit(cache=True)
 def insert(pool: Pool, k: int, blocks: NDArray[np.int32]) -> None:
     """Make ``blocks``, root first, the most recently used ones of engine ``k`` and of DRAM."""
+    store(pool, k, blocks)
+    cache(pool, k, blocks)
+
+
+@njit(cache=True)
+def store(pool: Pool, k: int, blocks: NDArray[np.int32]) -> None:
+    """The DRAM's part of `insert`, which comes first."""
     device, dram = pool.device[k], pool.dram
     offload, tier, worth, demoted = pool.offload, pool.tier, pool.worth, pool.demoted
     for block in blocks:
@@ -146,12 +153,18 @@ def insert(pool: Pool, k: int, blocks: NDArray[np.int32]) -> None:
         elif in_dram and offload == _ON_EVICT:
             unlink(dram, block)
             tier[-1].held -= 1
+
+
+@njit(cache=True)
+def cache(pool: Pool, k: int, blocks: NDArray[np.int32]) -> None:
+    """The GPU cache's part of `insert`."""
+    device, tier = pool.device[k], pool.tier
     if tier[k].capacity == 0:
         return
     for at in range(len(blocks) - 1, -1, -1):
         evicted = _use(device, tier[k], blocks[at])
-        if evicted >= 0 and offload == _ON_EVICT:
-            _keep(dram, tier, worth, demoted, evicted)
+        if evicted >= 0 and pool.offload == _ON_EVICT:
+            _keep(pool.dram, tier, pool.worth, pool.demoted, evicted)
 
 
 @njit(cache=True, inline="always")

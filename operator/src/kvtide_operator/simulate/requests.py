@@ -39,9 +39,10 @@ ROW = np.dtype(
         ("dispatch_s", "f8"),
         ("first_token_s", "f8"),
         ("finish_s", "f8"),
-        # Where it stands: whether its prefix was looked up, the request behind it in a queue, its
-        # job in the channel, the seconds of it done.
+        # Where it stands: whether its prefix was looked up, leading blocks in DRAM by now, the request behind
+        # it in a queue, its job in the channel, the seconds of it done.
         ("found", "b1"),
+        ("stored", "i8"),
         ("behind", "i8"),
         ("read_job", "i8"),
         ("read_s", "f8"),

@@ -1,8 +1,9 @@
 """Requests, engines and tiers in time: what each request finds, when it starts and when it is done.
 
 Two sources of truth for what DRAM and the GPU caches hold. In the coupled mode they are looked up when a
-request is admitted and filled when its prefill finishes; else `cache_pass` has said so, and what a request
-displaces goes to the SSD when its prefill finishes. What lies below DRAM is played in time in both, and both
+request is admitted and filled when its prefill finishes, or, where loads are asynchronous, DRAM at the end of
+each step; else `cache_pass` has said so, and what a request displaces goes to the SSD when its prefill
+finishes. What lies below DRAM is played in time in both, and both
 take from `cache_pass` which engine serves a request: routers see no queues either. Ties: arrivals before
 steps, engines by number, sequences by step, then by request.
 
@@ -25,7 +26,7 @@ from kvtide_operator.simulate.channel import (
     start_write,
     stop_read,
 )
-from kvtide_operator.simulate.pool import Pool, insert, look_up, resize_dram
+from kvtide_operator.simulate.pool import Pool, cache, look_up, resize_dram, store
 from kvtide_operator.simulate.requests import NOBODY, Requests, Rows, answer_of, prompt_of
 from kvtide_operator.simulate.ssd import HELD, Ssd, demote, holds
 from kvtide_operator.simulate.step_times import prefill_chunk_s
@@ -95,17 +96,22 @@ def serve(world: World) -> None:
         if engine[k].clock_s == np.inf:
             return
         elapse(batch, k)
+        if coupled and world.loads_async and engine[k].partial != NOBODY:
+            _store(world, k, engine[k].partial, engine[k].done_tokens // world.requests.block_tokens)
         request = prefilled(batch, k)
         while request != NOBODY:
             if coupled:
-                _insert(world, k, prompt_of(world.requests, request))
+                _store(world, k, request, row[request].kept)
+                _cache(world, k, prompt_of(world.requests, request))
             else:
                 _displace(world, k, request)
             request = prefilled(batch, k)
         request = finished(batch, k)
         while request != NOBODY:
             if coupled and row[request].output_blocks > 0:
-                _insert(world, k, answer_of(world.requests, request))
+                answer = answer_of(world.requests, request)
+                _store_blocks(world, k, answer)
+                _cache(world, k, answer)
             request = finished(batch, k)
         request = admitted(batch, k)
         while request != NOBODY:
@@ -166,10 +172,12 @@ def _admit(world: World, k: int, request: int) -> None:
     row, now_s = requests.row[request], world.batch.engine[k].clock_s
     if world.loads_async and np.isnan(row.ready_s):
         row.ready_s = now_s + LOOKUP_S
+        if world.coupled:
+            look_up(pool, requests, request)
         load(world.batch, k, request)
         return
     row.found = True
-    if world.coupled:
+    if world.coupled and not world.loads_async:
         look_up(pool, requests, request)
     most_from_ssd = row.hittable if world.has_ssd else 0
     if world.has_ssd and world.while_queued:
@@ -185,10 +193,13 @@ def _admit(world: World, k: int, request: int) -> None:
     row.dram_hits = from_dram
     row.ssd_hits = from_ssd
     # Of a prompt that is all cached, the last token is computed.
-    hit_tokens = (row.device_hits + from_dram + from_ssd) * requests.block_tokens
+    hits = row.device_hits + from_dram + from_ssd
+    hit_tokens = hits * requests.block_tokens
     row.cached_tokens = max(min(hit_tokens, row.input_tokens - 1), 0)
     # What was read while the request waited lies in DRAM; what was read asynchronously is on the GPU.
     row.load_s = (from_dram + (0 if reads else from_ssd)) * transfers.load_s
+    if world.coupled and world.loads_async:
+        _store(world, k, request, hits)
     if world.loads_async and row.dram_hits > 0:
         row.ready_s = max(row.ready_s, now_s) + row.load_s
         row.load_s = 0.0
@@ -214,12 +225,36 @@ def _read(world: World, request: int, now_s: float, leading: int, gained: int, f
 
 
 @njit(cache=True, forceinline=True)
-def _insert(world: World, k: int, blocks: NDArray[np.int32]) -> None:
-    """Fill the GPU cache and DRAM in time; what they displace goes to the SSD."""
-    dram, ssd = world.pool.tier[-1], world.ssd
+def _store(world: World, k: int, request: int, end: int) -> None:
+    """Store the first ``end`` blocks of a prompt in DRAM, but for those it has found or stored already."""
+    requests = world.requests
+    row = requests.row[request]
+    end = min(end, row.kept)
+    if row.stored < end:
+        _store_blocks(world, k, requests.blocks[row.start + row.stored : row.start + end])
+        row.stored = end
+
+
+@njit(cache=True, forceinline=True)
+def _store_blocks(world: World, k: int, blocks: NDArray[np.int32]) -> None:
+    ssd = world.ssd
     if ssd.index_blocks > 0.0:
         resize_dram(world.pool, ssd.room_blocks - int(ssd.index_blocks * ssd.tally[HELD]))
-    insert(world.pool, k, blocks)
+    store(world.pool, k, blocks)
+    _demote_all(world, k)
+
+
+@njit(cache=True, forceinline=True)
+def _cache(world: World, k: int, blocks: NDArray[np.int32]) -> None:
+    """Keep blocks in the GPU cache."""
+    cache(world.pool, k, blocks)
+    _demote_all(world, k)
+
+
+@njit(cache=True, forceinline=True)
+def _demote_all(world: World, k: int) -> None:
+    """What was displaced from DRAM goes to the SSD."""
+    dram = world.pool.tier[-1]
     _demote(world, world.pool.demoted[: dram.demotions], world.batch.engine[k].clock_s)
     dram.demotions = 0
 
