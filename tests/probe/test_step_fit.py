@@ -26,7 +26,8 @@ BATCHES = [1, 2, 4, 8]
 
 def true_s(step: Step, fixed: float, token: float, pair: float, context: float) -> float:
     attended = step.new * (step.cached + (step.new + 1) / 2)
-    return fixed + token * (step.new + step.batch) + pair * attended + context * step.batch * step.context
+    read = (step.cached if step.new else 0) + step.batch * step.context
+    return fixed + token * (step.new + step.batch) + pair * attended + context * read
 
 
 def work() -> list[tuple[Step, ...]]:
@@ -65,6 +66,14 @@ def test_exact_measurements_give_the_times_back(fixed, token, pair, context):
     unseen = (Step(new=100, cached=700), Step(new=200, batch=4, context=300.0), Step(batch=6, context=500.0))
     for step in unseen:
         assert fit.seconds([step]) == pytest.approx(true_s(step, fixed, token, pair, context), rel=1e-4)
+
+
+def test_a_chunk_after_cached_tokens_is_known_from_prompts_that_nothing_of_was_cached():
+    truth = (0.02, 2e-3, 8e-7, 4e-6)
+    full = [sample for sample in samples(*truth, noise=0.02) if sample.steps[0].cached == 0]
+    fit = fit_steps(full)
+    for step in (Step(new=16, cached=512), Step(new=100, cached=384), Step(new=208, cached=512)):
+        assert fit.seconds([step]) == pytest.approx(true_s(step, *truth), rel=0.05)
 
 
 def test_the_file_gives_the_times_of_the_fit():

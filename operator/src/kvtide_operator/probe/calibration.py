@@ -9,7 +9,7 @@ while exactly so many answers are made.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Final
@@ -106,7 +106,7 @@ class _Run:
             await self._engine.complete(self._prompt(SHORT_CONTEXT), 2)
 
     async def prefills(self) -> None:
-        """Sweeps over lengths, doubling until one prompt takes its share of the time; then repeated."""
+        """Sweeps over lengths, until one prompt takes its share of the time; then repeated."""
         until_s = PREFILL_SHARE * self._seconds
         longest_s = until_s * LONGEST_SHARE
         lengths: list[int] = []
@@ -138,12 +138,12 @@ class _Run:
                 batch *= 2
             first = False
 
-    def _lengths(self) -> Iterator[int]:
-        length, most = SHORTEST_PROMPT, min(self._engine.model.max_tokens - ANSWER_TOKENS, LONGEST_PROMPT)
-        while length < most:
-            yield length
-            length *= 2
-        yield most
+    def _lengths(self) -> list[int]:
+        """Doubling, with one between two as long as they fit a step."""
+        most = min(self._engine.model.max_tokens - ANSWER_TOKENS, LONGEST_PROMPT)
+        doubling = [SHORTEST_PROMPT << at for at in range(most.bit_length())]
+        between = [length * 3 // 2 for length in doubling if length * 3 // 2 < self._chunk_tokens]
+        return sorted({*(at for at in (*doubling, *between, self._chunk_tokens) if at < most), most})
 
     async def _prefill(self, length: int) -> float:
         """Measure a prompt, and another that begins like it if the engine caches; seconds of the first."""

@@ -4,9 +4,10 @@ A step that computes ``new`` tokens after ``cached`` ones beside ``batch`` decod
 
     linear(new + batch) + a·new·(cached + (new + 1) / 2) + b·cached + c·batch·context
 
-``linear`` is a rising polygon through the step sizes that were measured; ``a`` is the attention of each
-token to those before it, ``b`` reading the cached KV once for a chunk, ``c`` reading a sequence's KV when it
-decodes. All are found together, so that prompts of several steps count, too.
+``linear`` is a rising polygon through the sizes of steps that were measured alone; ``a`` is the attention of
+each token to those before it, ``b`` reading the cached KV once for a chunk, ``c`` reading it for a sequence
+that decodes. All are found together, so that prompts of several steps count, too. Full chunks cannot tell
+``a`` from ``b``: where nothing else was measured, a chunk reads a token in the time of a decoding sequence.
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ MIN_SAMPLES = 6
 MAX_TOKENS = 131072
 """Up to here the tables are written; the formula holds as far as it was measured."""
 MAX_BATCH = 1024
+READ_WEIGHT = 0.1
+"""How much that ``b`` is ``c`` counts: as a sample ten times as inexact as the others."""
 
 
 class FitError(ValueError):
@@ -94,10 +97,11 @@ def fit_steps(samples: Sequence[Sample]) -> StepFit:
     """The step times nearest to ``samples``, in relative terms; samples of equal work count as their median.
 
     Raises:
-        FitError: fewer than `MIN_SAMPLES` different ones, or none with another step size.
+        FitError: fewer than `MIN_SAMPLES` different ones, or less than two sizes of single steps.
     """
     distinct = _medians(samples)
-    sizes = sorted({step.new + step.batch for sample in distinct for step in sample.steps})
+    alone = (sample.steps[0] for sample in distinct if len(sample.steps) == 1)
+    sizes = sorted({step.new + step.batch for step in alone})
     if len(distinct) < MIN_SAMPLES or len(sizes) < 2:
         raise FitError(
             f"{len(distinct)} different amounts of work were measured, in steps of {len(sizes)} sizes; step"
@@ -106,8 +110,10 @@ def fit_steps(samples: Sequence[Sample]) -> StepFit:
     tokens = np.array(sizes, dtype=np.float64)
     rows = np.array([_row(sample.steps, tokens) for sample in distinct])
     seconds = np.array([sample.seconds for sample in distinct])
-    scale = rows.max(axis=0, initial=np.finfo(np.float64).tiny)
-    found, _ = nnls(rows / seconds[:, np.newaxis] / scale, np.ones(len(distinct)))
+    shares = np.vstack([rows / seconds[:, np.newaxis], np.zeros(rows.shape[1])])
+    shares[-1, -2:] = READ_WEIGHT * shares[:, -2].max() * np.array([1.0, -1.0])
+    scale = shares.max(axis=0, initial=np.finfo(np.float64).tiny)
+    found, _ = nnls(shares / scale, np.append(np.ones(len(distinct)), 0.0))
     found /= scale
     errors = np.abs(rows @ found / seconds - 1)
     linear_s = np.cumsum(found[:-3])
