@@ -20,7 +20,7 @@ DRAM, SSD = "4Gi", "6Gi"
 
 
 def start_engine(core, node, log):
-    """A float32 engine on one core that keeps no prefixes itself: what hits, hits in the node."""
+    """An engine on one core that keeps no prefixes itself: what hits, hits in the node."""
     ours = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -30,6 +30,7 @@ def start_engine(core, node, log):
             *("--max-num-batched-tokens", str(CHUNK_TOKENS), "--max-model-len", str(MAX_MODEL_TOKENS)),
             *("--no-enable-prefix-caching", "--prefix-caching-hash-algo", "sha256_cbor"),
             *("--kv-events-config", '{"enable_kv_cache_events": false}'),
+            dtype="bfloat16",
             environment={"PYTHONPATH": str(REPOSITORY / "cachenode/src")},
         )
     finally:

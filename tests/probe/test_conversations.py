@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from kvtide_operator.probe.conversations import (
@@ -32,21 +33,28 @@ def test_prompts_have_400_tokens_on_average_and_go_on_where_their_conversation_w
         assert prompt[: len(seen.get(number, []))] == seen.get(number, [])
         assert len(prompt) > len(seen.get(number, []))
         seen[number] = prompt
-    assert len(seen) == 60
+    assert 60 < len(seen) < 120
+
+
+def test_prompts_are_as_long_at_the_end_as_at_the_beginning():
+    prompts = [prompt for seed in range(100) for prompt in conversations(texts(120), 300, seed)]
+    thirds = np.array(list(map(len, prompts))).reshape(100, 3, 100).mean(axis=(0, 2))
+    assert thirds == pytest.approx([400, 400, 400], rel=0.03)
 
 
 def test_turns_of_conversations_come_among_each_other():
-    prompts = conversations(texts(60), 300, seed=7)
+    prompts = conversations(texts(120), 300, seed=7)
     same = sum(one[0] == two[0] for one, two in pairwise(prompts))
     assert same < 60
 
 
 def test_what_can_hit_at_most_is_the_turns_before():
-    prompts = conversations(texts(60), 300, seed=7)
+    prompts = conversations(texts(120), 300, seed=7)
     trace = trace_of(prompts, list(range(300)), 16, 128)
     assert len(trace.blocks) == 60 * (1 + 2 + 4 + 5 + 6)
-    # Of the longest turn 5 blocks are full; what is partial in a turn is another block in the next.
-    assert trace.unique_blocks == 60 * (5 + 5)
+    # What is partial in a turn is another block in the next; what began before has no shorter turns here.
+    longest = {prompt[0]: len(prompt) // 128 for prompt in prompts}
+    assert trace.unique_blocks == 300 + sum(longest.values())
 
 
 def test_no_answer_fills_a_block_of_128():

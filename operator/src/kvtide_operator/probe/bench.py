@@ -20,7 +20,9 @@ TRACE_TIMEOUT_S: Final = 20.0
 """How long the last requests' trace lines may take to reach the node, and blocks to be stored."""
 LOADS: Final = 3
 """Loads that are measured; their median counts."""
-_HITS = "vllm:external_prefix_cache_hits_total"
+LEAST_LOAD_S: Final = 1e-5
+_LOADED = "vllm:kvtide_load_blocks_total"
+_LOAD_S, _WAIT_S = "vllm:kvtide_load_seconds_total", "vllm:kvtide_load_wait_seconds_total"
 
 
 class ValidationError(Exception):
@@ -125,14 +127,13 @@ class Bench:
             await asyncio.sleep(0.2)
 
 
-async def measured_node(bench: Bench, setup: Setup, prompt: list[int], rest_s: float) -> Setup:
+async def measured_node(bench: Bench, setup: Setup, prompt: list[int]) -> Setup:
     """The set-up with the size of an entry and the speed of loads, from a prompt that is stored and loaded.
 
     Args:
         bench: where to measure.
         setup: what is known so far.
         prompt: of a few full blocks and some tokens more, new to the engine.
-        rest_s: seconds of prefilling what of it cannot be loaded.
 
     Raises:
         ValidationError: it is not stored, or not loaded.
@@ -155,10 +156,13 @@ async def measured_node(bench: Bench, setup: Setup, prompt: list[int], rest_s: f
                 f"{bench.engine.url} does not forget what it holds; start it with VLLM_SERVER_DEV_MODE=1"
             )
         hits = await bench.engine.counters()
-        answer = await bench.engine.complete(prompt, 1)
-        loaded = await bench.engine.counters_after(hits, _HITS, blocks * setup.block_tokens)
-        if not loaded.since(hits, _HITS):
-            raise ValidationError(f"{bench.engine.url} has no {_HITS}; run vLLM with KvtideConnector")
-        times_s.append(answer.ttft_s)
-    load_s = max(median(times_s) - rest_s - setup.overhead_s, 1e-4)
+        await bench.engine.complete(prompt, 1)
+        loaded = await bench.engine.counters_after(hits, _LOADED, blocks)
+        if loaded.since(hits, _LOADED) < blocks:
+            raise ValidationError(
+                f"{bench.engine.url} has no {_LOADED}, or loads not all; run vLLM with KvtideConnector"
+            )
+        # After the load the step that was running goes on: the simulator plays that wait itself.
+        times_s.append(loaded.since(hits, _LOAD_S) - loaded.since(hits, _WAIT_S))
+    load_s = max(median(times_s), LEAST_LOAD_S)
     return replace(setup, entry_bytes=entry_bytes, load_bytes_s=blocks * entry_bytes / load_s)

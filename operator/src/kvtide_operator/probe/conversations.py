@@ -15,9 +15,9 @@ TURN_TOKENS: Final = (100, 230, 400, 550, 720)
 In blocks of 128 tokens no answer of up to 16 fills a block: what follows an answer here is the text, but the
 simulator takes what follows for the answer.
 """
-LEAST_GAP_SHARE, MEAN_GAP_SHARE = 0.03, 0.15
-"""Least and mean distance between two turns of a conversation, in parts of a run: nobody goes on before the
-answer is there. Above the least it is exponentially distributed."""
+LEAST_GAP_SHARE, MOST_GAP_SHARE = 0.03, 0.25
+"""Distance between two turns of a conversation, in parts of a run: nobody goes on before the answer is there,
+and a conversation is over within a run."""
 TOKEN_IDS: Final = 30000
 """Ids of a foreign tokenizer are folded into these, which every large model has: equal stays equal."""
 MAX_FILE_BYTES: Final = 1 << 30
@@ -74,19 +74,23 @@ async def read_texts(path: Path, engine: Engine, wanted: int) -> list[list[int]]
 
 
 def texts_for(requests: int) -> int:
-    """How many conversations so many requests are."""
-    return -(-requests // len(TURN_TOKENS))
+    """The most conversations that so many requests are of: each may have begun before or go on after."""
+    return 2 * -(-requests // len(TURN_TOKENS))
 
 
 def conversations(texts: Sequence[list[int]], requests: int, seed: int) -> list[list[int]]:
-    """``requests`` prompts in order, of conversations that begin at any time and go on after random gaps."""
+    """``requests`` prompts in order, of conversations that begin at any time and go on after random gaps.
+
+    What comes after the end of a run is played at its beginning with another text, as what is left of a
+    conversation that began before: so there are as many long prompts at the beginning as at the end.
+    """
     chance = random.Random(seed)  # noqa: S311 - no secret
     turns: list[tuple[float, list[int]]] = []
-    for text in texts:
+    for text, other in zip(texts[::2], texts[1::2], strict=True):
         at = chance.random()
         for length in TURN_TOKENS:
-            turns.append((at, text[:length]))
-            at += LEAST_GAP_SHARE + chance.expovariate(1 / (MEAN_GAP_SHARE - LEAST_GAP_SHARE))
+            turns.append((at % 1.0, (text if at < 1.0 else other)[:length]))
+            at += chance.uniform(LEAST_GAP_SHARE, MOST_GAP_SHARE)
     turns.sort(key=lambda turn: turn[0])
     return [prompt for _, prompt in turns[:requests]]
 

@@ -26,7 +26,7 @@ from kvtide_operator.probe.validation import (
 from kvtide_operator.replay.connection import AccessError, PeerError
 from kvtide_operator.simulate.engine_profile import ProfileError, ProfileFile, parse_profile
 from kvtide_operator.simulate.errors import SimulationError
-from kvtide_operator.simulate.step_fit import FitError, StepFit, chunks, slower
+from kvtide_operator.simulate.step_fit import FitError, slower
 from kvtide_operator.simulate.tabulate import to_json
 
 MISTAKES = (
@@ -42,10 +42,10 @@ MISTAKES = (
 )
 """What a user can mend: each carries one sentence."""
 
-DRAM_SHARES = (0.2, 0.3, 0.5, 1.25)
+DRAM_SHARES = (0.25, 0.33, 0.42, 1.25)
 """DRAM sizes, in parts of what all requests store."""
 SSD_SHARE = 1.5
-BUSY_REQUESTS = 20
+BUSY_REQUESTS = 30
 """Sent at once to see how much longer steps take while blocks are stored and requests received."""
 PAUSE_S = 8.0
 """Of a run: emptying the node, the last answers, and simulating."""
@@ -154,7 +154,7 @@ class Trial:
                 yield row_of(tiers.name, run, answers, trace, self.setup, tiers.dram_bytes, tiers.ssd_bytes)
 
 
-async def prepare(bench: Bench, plan: Plan, file: ProfileFile, overhead_s: float, fit: StepFit) -> Trial:
+async def prepare(bench: Bench, plan: Plan, file: ProfileFile, overhead_s: float) -> Trial:
     """Read the texts, measure the node, and choose sizes, the rate of arrivals and how many there are.
 
     Raises:
@@ -164,8 +164,7 @@ async def prepare(bench: Bench, plan: Plan, file: ProfileFile, overhead_s: float
     texts = await read_texts(plan.texts, bench.engine, texts_for(plan.requests) + 1 + BUSY_REQUESTS)
     # Nobody else asks for the texts that engine and node are measured with.
     apart, at_once, played = texts[0], texts[1 : 1 + BUSY_REQUESTS], texts[1 + BUSY_REQUESTS :]
-    loaded = (len(apart) - 1) // room.block_tokens * room.block_tokens
-    if not loaded:
+    if len(apart) <= room.block_tokens:
         raise ValidationError(
             f"blocks of {room.block_tokens} tokens are longer than these texts; give the engine smaller ones"
         )
@@ -182,8 +181,7 @@ async def prepare(bench: Bench, plan: Plan, file: ProfileFile, overhead_s: float
         ssd_bytes_s=plan.ssd_bytes_s,
         own_cache=room.keeps_prefixes,
     )
-    rest_s = fit.seconds(chunks(len(apart) - loaded, loaded, plan.chunk_tokens))
-    setup = await measured_node(bench, setup, apart, rest_s)
+    setup = await measured_node(bench, setup, apart)
     busy = await _busy(bench, plan, setup, at_once)
     setup = replace(setup, profile=parse_profile(to_json(slower(file, busy)), "the calibration"))
     trial = _trial(bench, plan, setup, busy, played, tiers, plan.requests)

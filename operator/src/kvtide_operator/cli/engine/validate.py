@@ -32,7 +32,7 @@ HEADER = (
     "dram_sizes",
     multiple=True,
     metavar="SIZE",
-    help="DRAM of the node, one configuration each.  [default: a fifth to all of what the requests store]",
+    help="DRAM of the node, one configuration each.  [default: a quarter to all of what the requests store]",
 )
 @click.option("--requests", default=300, type=click.IntRange(10, 100_000), help="Requests of a run.")
 @click.option("--output-tokens", default=16, type=click.IntRange(1, 4096), help="Tokens of each answer.")
@@ -129,7 +129,7 @@ async def _validate(
         fit = fit_steps(found.samples)
         file = await profile_file(engine, fit, "measured", 1)
         click.echo(text_of(facts_of(found, fit)), err=True)
-        trial = await prepare(bench, plan, file, found.overhead_s, fit)
+        trial = await prepare(bench, plan, file, found.overhead_s)
         click.echo(trial.text, err=True)
         if not as_json:
             click.echo(HEADER)
