@@ -12,6 +12,8 @@ import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from kvtide_cachenode.engines.resp_client import Connection, Credentials, encode
+
 FOLDER = Path(os.environ.get("KVTIDE_ENGINE", Path.home() / ".cache/kvtide/engine"))
 MODEL = FOLDER / "model"
 NODE_COMMAND = Path(__file__).parent.parent / ".venv/bin/kvtide-node"
@@ -101,6 +103,15 @@ class Node:
         yield
         got = wait_for(self.entries, lambda entries: entries >= wanted, "blocks are not stored")
         assert got == wanted
+
+    def ask(self, *words):
+        """The reply to a command."""
+        deadline_s = time.monotonic() + SETTLE_S
+        connection = Connection(("127.0.0.1", self.port), Credentials(), deadline_s)
+        try:
+            return connection.ask(encode(*words), deadline_s)
+        finally:
+            connection.close()
 
     def resize(self, dram_bytes):
         fetch(f"{self.admin}/v1/capacity", {"dram": dram_bytes}, "PUT")
