@@ -80,8 +80,8 @@ def speed(trace: Trace, rounds: int) -> dict[str, tuple[float, float]]:
     """Milliseconds of each part on one trace, wall and CPU."""
     point = Configuration(256 * GIB, 600.0, "nvme", 8, 4)
     parts: dict[str, tuple[float, float]] = {}
-    for reload in ("async", "queueing"):
-        evaluator = Evaluator(scenario(trace, reload=reload))
+    for reload, loading in (("async", "layered"), ("queueing", "layered"), ("async", "async")):
+        evaluator = Evaluator(scenario(trace, reload=reload, loading=loading))
         parts[f"evaluation, {reload} reload, cache pass known"] = best_s(
             rounds, lambda e=evaluator: e.evaluate(point)
         )
@@ -98,13 +98,14 @@ def speed(trace: Trace, rounds: int) -> dict[str, tuple[float, float]]:
 def agreement(trace: Trace) -> list[dict[str, Any]]:
     """Hit ratio and mean TTFT of both modes at every point."""
     rows = []
-    for reload in ("async", "queueing"):
-        evaluator = Evaluator(scenario(trace, reload=reload))
+    for reload, loading in (("async", "layered"), ("queueing", "layered"), ("async", "async")):
+        evaluator = Evaluator(scenario(trace, reload=reload, loading=loading))
         for point in POINTS:
             two_stage, coupled = evaluator.evaluate(point), evaluator.coupled(point)
             rows.append(
                 {
                     "reload": reload,
+                    "loading": loading,
                     **asdict(point),
                     "stable": coupled.stable,
                     "two_stage": two_stage.prefix_hit_ratio,
@@ -169,8 +170,8 @@ def main() -> None:
         )
         print(
             f"  {row['two_stage']:.4f} {row['coupled']:.4f} ({row['two_stage'] - row['coupled']:+.4f})"
-            f"  {row['ttft_two_stage_s']:7.3f} s {row['ttft_coupled_s']:7.3f} s  {state:8} {row['reload']:8}"
-            f" {where}, {row['instances']} engines"
+            f"  {row['ttft_two_stage_s']:7.3f} s {row['ttft_coupled_s']:7.3f} s  {state:8}"
+            f" {row['reload']:8} {row['loading']:7} {where}, {row['instances']} engines"
         )
     print("one configuration on generated chat traces of 16-token blocks")
     for row in report["scale"]:

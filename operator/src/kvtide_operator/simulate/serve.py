@@ -3,9 +3,9 @@
 Two sources of truth for what DRAM and the GPU caches hold. In the coupled mode they are looked up when a
 request is admitted and filled when its prefill finishes, or, where loads are asynchronous, DRAM at the end of
 each step; else `cache_pass` has said so, and what a request displaces goes to the SSD when its prefill
-finishes. What lies below DRAM is played in time in both, and both
-take from `cache_pass` which engine serves a request: routers see no queues either. Ties: arrivals before
-steps, engines by number, sequences by step, then by request.
+finishes. What lies below DRAM is played in time in both, and both take from `cache_pass` which engine serves
+a request: routers see no queues either. Ties: arrivals before steps, engines by number, sequences by step,
+then by request.
 
 All that runs in time is inlined into `serve`: numba counts a reference for every array that a call passes on,
 which took half of the time.
