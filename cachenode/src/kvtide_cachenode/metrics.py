@@ -55,6 +55,10 @@ def _watched(field: str) -> Callable[[_View], Value]:
     return lambda view: {watched.name: getattr(watched, field) for watched in view.node.watched}
 
 
+def _internal_errors(view: _View) -> Value:
+    return view.node.failures.total
+
+
 def _of_tiers(field: str) -> Callable[[_View], Value]:
     return lambda view: {tier: getattr(status, field) for tier, status in view.tiers.items()}
 
@@ -141,6 +145,7 @@ TABLE: Final = (
     Row("connections_refused", "counter", "", "Over the limit.", lambda v: v.node.connections_refused),
     Row("connections_stalled", "counter", "", "Clients cut off.", lambda v: v.node.stalled_total),
     Row("auth_failures", "counter", "", "Wrong passwords.", lambda v: v.node.auth_failures),
+    Row("internal_errors", "counter", "where", "Exceptions nobody expected.", _internal_errors),
     Row("reloads", "counter", "files", "Changed files read anew.", _watched("reloads")),
     Row("reload_failures", "counter", "files", "Changed files that are no good.", _watched("failures")),
     Row("commands", "counter", "", "Commands executed.", lambda v: v.node.commands_total),

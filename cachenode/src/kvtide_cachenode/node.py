@@ -9,6 +9,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from kvtide_cachenode.access_trace import TraceRing
+from kvtide_cachenode.failures import Failures
 from kvtide_cachenode.inference import Parents
 from kvtide_cachenode.latency import Histogram
 from kvtide_cachenode.membership import Membership
@@ -44,6 +45,7 @@ class Node:
     commands_total: int = 0
     auth_failures: int = 0
     stalled_total: int = 0
+    failures: Failures = field(default_factory=Failures)
     dram_latency: Histogram = field(default_factory=Histogram)
     later_latency: Histogram = field(default_factory=Histogram)
     users: Users = field(default_factory=Users)
