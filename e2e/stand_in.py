@@ -24,6 +24,7 @@ from kvtide_cachenode.opening import keep_up
 from kvtide_cachenode.server import DataServer
 from kvtide_cachenode.sizing import capacity_for
 from kvtide_cachenode.store import Store
+from kvtide_cachenode.users import Secret
 from kvtide_operator.act.kubernetes.children import ADMIN_PORT, RESP_PORT
 from kvtide_operator.api.quantity import parse_quantity
 from kvtide_operator.world.kinds import CACHE_LABEL, NODE_CONTAINER
@@ -50,12 +51,12 @@ class RunningNode:
         """Serve at an address, with as much DRAM as fits a limit."""
         node = Node(Store(capacity_for(limit_bytes), ARENA_BYTES, make_policy("lru")), BLOCK_TOKENS)
         node.store.max_bytes = capacity_for(limit_bytes)
-        data, admin = DataServer(node), AdminServer(node, token)
+        data, admin = DataServer(node), AdminServer(node, Secret(None, token.encode()))
         host, port = data.start(address, RESP_PORT)
         node.listen = f"{host}:{port}"
         await admin.start(address, ADMIN_PORT)
         node.ready = True
-        return cls(node, data, admin, asyncio.create_task(keep_up(node.store)), address)
+        return cls(node, data, admin, asyncio.create_task(keep_up(node.store, node.failures)), address)
 
     def limit(self, limit_bytes: int) -> None:
         """Change the limit of its container.

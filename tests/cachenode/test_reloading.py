@@ -9,20 +9,23 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 import redis
+import redis.asyncio
 
 from kvtide_cachenode import reloading
 from kvtide_cachenode.admin import AdminServer
 from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.failures import Failures
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.reloading import Watched, keep_fresh
 from kvtide_cachenode.server import DataServer
 from kvtide_cachenode.store import Store
 from kvtide_cachenode.tls import Certificates
-from kvtide_cachenode.users import Users
+from kvtide_cachenode.users import Secret, Users, UsersError
 
 MI = 1024 * 1024
 PASSWORD = b"correct horse battery staple"
@@ -269,7 +272,7 @@ def users_text(*names: str) -> str:
 def test_users_come_and_go_with_their_file(tmp_path: Path) -> None:
     file = tmp_path / "users.toml"
     file.write_text(users_text("old", "both"))
-    watched = Watched("users", [file], lambda: Users(b"default's", file))
+    watched = Watched("users", [file], lambda: Users(Secret(None, b"default's"), file))
     users = watched.value
     file.write_text(users_text("both", "new"))
     watched.look()
@@ -287,6 +290,66 @@ def test_users_come_and_go_with_their_file(tmp_path: Path) -> None:
     assert users.initial is None
 
 
+def test_a_changed_password_file_is_the_password_and_the_one_before_is_remembered(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("first\n")
+    watched = Watched("users", [file], lambda: Users(Secret(file)))
+    users = watched.value
+    assert users.check(b"default", b"first") is not None
+    file.write_text("second\n")
+    watched.look()
+    assert users.check(b"default", b"second") is not None
+    assert users.check(b"default", b"first") is None
+    for useless in (b"", b"\xff\xfe"):
+        file.write_bytes(useless)
+        watched.look()
+        assert users.check(b"default", b"second") is not None
+        assert users.initial is None
+    assert (watched.reloads, watched.failures) == (1, 2)
+    assert users.password is not None
+    assert (users.password.value, users.password.former) == (b"second", b"first")
+
+
+def test_a_secret_that_is_no_text_is_a_sentence_without_it(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(b"hush\xff")
+    with pytest.raises(UsersError, match="no text in UTF-8") as refused:
+        Secret(file)
+    assert "hush" not in str(refused.value)
+
+
+async def test_password_and_token_change_while_the_node_runs(
+    start_node: Callable[..., Any], tmp_path: Path
+) -> None:
+    password, token = tmp_path / "password", tmp_path / "token"
+    password.write_text("first")
+    token.write_text("one")
+    node = start_node("--dram", "16Mi", "--password-file", str(password), "--admin-token-file", str(token))
+    password.write_text("second")
+    token.write_text("two")
+    async with aiohttp.ClientSession() as session:
+
+        async def status(bearer: str) -> int:
+            headers = {"Authorization": f"Bearer {bearer}"}
+            async with session.get(f"{node.admin_url}/v1/status", headers=headers) as answer:
+                return answer.status
+
+        while await status("two") != 200:  # the test's own time-out ends it
+            await asyncio.sleep(0.05)
+        assert await status("one") == 401
+
+    async def comes_in(secret: str) -> bool:
+        async with redis.asyncio.Redis(port=node.port, password=secret) as client:
+            try:
+                return bool(await client.ping())
+            except redis.exceptions.AuthenticationError:
+                return False
+
+    while not await comes_in("second"):
+        await asyncio.sleep(0.05)
+    assert not await comes_in("first")
+
+
 async def test_files_are_looked_at_while_the_node_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,7 +357,7 @@ async def test_files_are_looked_at_while_the_node_runs(
     file = tmp_path / "users.toml"
     file.write_text(users_text("old"))
     watched = Watched("users", [file], lambda: Users(None, file))
-    task = asyncio.create_task(keep_fresh([watched]))
+    task = asyncio.create_task(keep_fresh([watched], Failures()))
     file.write_text(users_text("new"))
     async with asyncio.timeout(10):
         while not watched.reloads:

@@ -32,7 +32,7 @@ from kvtide_cachenode.metrics import NodeMetrics
 from kvtide_cachenode.node import VERSION, Node
 from kvtide_cachenode.state import StateFile
 from kvtide_cachenode.tiers import tier_status
-from kvtide_cachenode.users import ADMIN
+from kvtide_cachenode.users import ADMIN, Secret
 
 # A topology in the middle of a move may name each of 16,384 slots.
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
@@ -48,13 +48,13 @@ class AdminServer:
     def __init__(
         self,
         node: Node,
-        token: str | None = None,
+        token: Secret | None = None,
         state: StateFile | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._node = node
         self._desired = DesiredState(node, state or StateFile(None))
-        self._token = None if token is None else token.encode()
+        self._token = token
         self._tls = tls
         self._metrics = NodeMetrics(node)
         self._runner: web.AppRunner | None = None
@@ -116,7 +116,8 @@ class AdminServer:
 
     def _may(self, given: str) -> bool:
         """Whether an Authorization header opens /v1: the token, or a user whose role is admin."""
-        if self._token is not None and compare_digest(given.encode(), b"Bearer " + self._token):
+        said = given.encode("utf-8", "surrogateescape")
+        if self._token is not None and compare_digest(said, b"Bearer " + self._token.value):
             return True
         users = self._node.users
         if users.initial is not None:

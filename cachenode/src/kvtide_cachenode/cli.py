@@ -14,6 +14,7 @@ import click
 import uvloop
 
 from kvtide_cachenode.admin import AdminServer
+from kvtide_cachenode.background import net
 from kvtide_cachenode.config_file import read_config
 from kvtide_cachenode.eviction import NEEDED_WORTH, POLICIES, WriteAdmission
 from kvtide_cachenode.lm_connection import LmConnection
@@ -24,12 +25,19 @@ from kvtide_cachenode.opening import StoreOptions, close_store, keep_up, open_st
 from kvtide_cachenode.quantity import parse_quantity
 from kvtide_cachenode.reloading import Loaded, Watched, keep_fresh
 from kvtide_cachenode.server import DataServer
-from kvtide_cachenode.shards import MAX_SHARDS, ShardError, Supervisor, shard_commands, supervise
+from kvtide_cachenode.shards import (
+    MAX_SHARDS,
+    ShardError,
+    ShardLostError,
+    Supervisor,
+    shard_commands,
+    supervise,
+)
 from kvtide_cachenode.sizing import PROCESS_BYTES
 from kvtide_cachenode.state import StateError, StateFile
 from kvtide_cachenode.store import SsdLogError
 from kvtide_cachenode.tls import Certificates, TlsError
-from kvtide_cachenode.users import Users, UsersError
+from kvtide_cachenode.users import Secret, Users, UsersError
 
 # At SIGTERM, requests under way may take so long; then connections are closed, and the tiers get their time.
 FINISH_S = 5.0
@@ -193,12 +201,12 @@ def serve(
     error. At SIGTERM it is not ready any more, finishes what is under way, writes what shall last, and exits.
     """
     set_up(log_format)
-    password = _secret(password_file)
-    token = _secret(admin_token_file)
-    secret = None if password is None else password.encode()
     certificates = _certificates(tls_cert, tls_key, tls_client_ca)
-    known = _users(secret, users)
+    known = _users(password_file, users)
     watched: list[Watched[Loaded]] = [known]
+    token = _token(admin_token_file)
+    if token is not None:
+        watched.append(token)
     tls = peer_tls = admin_tls = None
     if certificates is not None:
         watched.append(certificates)
@@ -220,9 +228,11 @@ def serve(
             {"dram": dram, "ssd": ssd, "ssd-writes-per-day": ssd_writes_per_day},
             {"ssd-path": ssd_path, "state-dir": state_dir},
         )
-        supervisor = Supervisor(commands, dram, secret, peer_tls)
+        supervisor = Supervisor(commands, dram, known.value.password, peer_tls)
         try:
             uvloop.run(supervise(supervisor, watched))
+        except ShardLostError as error:
+            raise click.ClickException(str(error)) from None
         except ShardError as error:
             raise StartError(str(error)) from None
         return
@@ -236,13 +246,13 @@ def serve(
             node = Node(
                 store,
                 block_tokens,
-                secret,
                 node_id=state.state.node_id,
                 users=known.value,
                 peer_tls=peer_tls,
                 watched=watched,
             )
-            await _serve(node, listen, lm, AdminServer(node, token, state, admin_tls), admin, tls)
+            bearer = None if token is None else token.value
+            await _serve(node, listen, lm, AdminServer(node, bearer, state, admin_tls), admin, tls)
         finally:
             await close_store(store)
 
@@ -265,7 +275,11 @@ async def _serve(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    upkeep = loop.create_task(keep_up(node.store)), loop.create_task(keep_fresh(node.watched))
+    net(loop, node.failures)
+    upkeep = (
+        loop.create_task(keep_up(node.store, node.failures)),
+        loop.create_task(keep_fresh(node.watched, node.failures)),
+    )
     server, lm_server = DataServer(node, tls=tls), DataServer(node, LmConnection, full=b"")
     said: dict[str, object] = {}
     try:
@@ -314,23 +328,21 @@ def _certificates(
         raise StartError(str(error)) from None
 
 
-def _users(password: bytes | None, file: Path | None) -> Watched[Users]:
+def _users(password: Path | None, file: Path | None) -> Watched[Users]:
+    def make() -> Users:
+        return Users(None if password is None else Secret(password), file)
+
     try:
-        return Watched("users", [] if file is None else [file], lambda: Users(password, file))
+        return Watched("users", [each for each in (password, file) if each is not None], make)
     except UsersError as error:
         raise StartError(str(error)) from None
 
 
-def _secret(path: Path | None) -> str | None:
-    if path is None:
-        return None
+def _token(file: Path | None) -> Watched[Secret] | None:
     try:
-        secret = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"{path} cannot be read: {error}") from None
-    if not secret:
-        raise StartError(f"{path} is empty: write the secret into it, on one line")
-    return secret
+        return None if file is None else Watched("token", [file], lambda: Secret(file))
+    except UsersError as error:
+        raise StartError(str(error)) from None
 
 
 def _cannot_listen(option: str, address: tuple[str, int], error: OSError) -> str:

@@ -3,7 +3,9 @@
 import asyncio
 import math
 from collections.abc import Callable
+from functools import partial
 
+from kvtide_cachenode.background import until_done
 from kvtide_cachenode.membership import OlderTopologyError
 from kvtide_cachenode.messages import CapacityRequest, Desired, IdleTimeouts, ResizeProgress, Version
 from kvtide_cachenode.node import Node
@@ -31,7 +33,7 @@ class DesiredState:
     def __init__(self, node: Node, file: StateFile) -> None:
         self._node = node
         self._file = file
-        self._resizer = Resizer(node.store)
+        self._resizer = Resizer(node.store, node.failures)
         self._changing = asyncio.Lock()
         self._applying: asyncio.Task[None] | None = None
         self._ttl_s = IdleTimeouts()
@@ -126,7 +128,8 @@ class DesiredState:
     def _watch(self, document: Desired) -> None:
         if self._applying is not None:
             self._applying.cancel()
-        self._applying = asyncio.create_task(self._applied_when_resized(document))
+        work = partial(self._applied_when_resized, document)
+        self._applying = asyncio.create_task(until_done("desired", self._node.failures, work))
 
     async def _applied_when_resized(self, document: Desired) -> None:
         await asyncio.sleep(0)  # the resize begins

@@ -3,17 +3,21 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
+from kvtide_cachenode.background import every, until_done
 from kvtide_cachenode.cluster.redirect import LAST_HOP, View
 from kvtide_cachenode.cluster.slots import key_slot
 from kvtide_cachenode.cluster.topology import Topology
+from kvtide_cachenode.failures import Failures
 from kvtide_cachenode.peer_link import PeerState
 from kvtide_cachenode.peers import POLL_S, Peers
 from kvtide_cachenode.slot_mover import Moved, SlotMover
 from kvtide_cachenode.store import Store, TieredStore
+from kvtide_cachenode.users import Secret
 
 # Keys looked at between two turns of the loop when entries of lost slots are deleted: about a millisecond.
 KEYS_PER_TURN: Final = 1000
@@ -37,7 +41,12 @@ class Membership:
     """Until a topology is adopted the node is alone: it owns everything and `view` is None."""
 
     def __init__(
-        self, store: Store, node_id: str, password: bytes | None, tls: ssl.SSLContext | None
+        self,
+        store: Store,
+        node_id: str,
+        password: Secret | None,
+        tls: ssl.SSLContext | None,
+        failures: Failures,
     ) -> None:
         self.id = node_id
         self.view: View | None = None
@@ -45,6 +54,7 @@ class Membership:
         self.moved = Moved()
         self.peers = Peers(node_id, password, tls)
         self._store = store
+        self._failures = failures
         self._mover: SlotMover | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -103,13 +113,13 @@ class Membership:
                 )
         self.peers.keep(topology.nodes)
         view = self.view = View(topology, self.id, dict(self.peers.heard))
-        self._run("poll", self._poll())
-        self._run("sweep", self._sweep(view))
+        self._run("poll", self._poll)
+        self._run("delete", partial(self._sweep, view))
         self._mover = None
         self._stop("move")
         if any(view.owns(slot) for part in topology.moves for slot in range(part.first, part.last + 1)):
             self._mover = SlotMover(self._store, view, self.peers, self.moved)
-            self._run("move", self._mover.run())
+            self._run("move", self._mover.run)
 
     def hear(self, node_id: str, epoch: int) -> None:
         """A peer introduced itself at ``epoch``, or says with `LAST_HOP` that it knows better."""
@@ -128,11 +138,14 @@ class Membership:
         self.peers.close()
 
     async def _poll(self) -> None:
-        while self.view is not None:
+        await self._ask_all()
+        await every(POLL_S, "poll", self._failures, self._ask_all)
+
+    async def _ask_all(self) -> None:
+        if self.view is not None:
             topology = self.view.topology
             await self.peers.poll([node for node in topology.nodes if node.id != self.id], topology.epoch)
             self._look_around()
-            await asyncio.sleep(POLL_S)
 
     def _look_around(self) -> None:
         if self.view is not None and self.peers.heard != self.view.heard:
@@ -149,9 +162,10 @@ class Membership:
         if isinstance(self._store, TieredStore) and self._store.unsettled:
             await self._store.settle()
 
-    def _run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do ``work`` in the background, again when it fails, until it is done or another takes its name."""
         self._stop(name)
-        self._tasks[name] = asyncio.get_running_loop().create_task(work)
+        self._tasks[name] = asyncio.get_running_loop().create_task(until_done(name, self._failures, work))
 
     def _stop(self, name: str) -> None:
         task = self._tasks.pop(name, None)

@@ -27,14 +27,13 @@ VERSION = version("kvtide")
 class Node:
     """The store, the trace and the connections of one serving process.
 
-    ``users`` is who may do what; ``password`` is the default user's, with which peers are asked.
-    ``block_tokens`` is how many tokens an inferred trace counts per block; ``listen`` is the data port's
-    ``HOST:PORT`` once it is bound; ``watched`` are the files that are read again when they change.
+    ``users`` is who may do what, and whose password peers are asked with. ``block_tokens`` is how many tokens
+    an inferred trace counts per block; ``listen`` is the data port's ``HOST:PORT`` once it is bound;
+    ``watched`` are the files that are read again when they change.
     """
 
     store: Store
     block_tokens: int
-    password: bytes | None = None
     boot_id: str = field(default_factory=lambda: token_hex(8))
     started_s: float = field(default_factory=time.monotonic)
     ready: bool = False
@@ -58,7 +57,7 @@ class Node:
 
     def __post_init__(self) -> None:
         self.trace = TraceRing(self.boot_id)
-        self.cluster = Membership(self.store, self.node_id, self.password, self.peer_tls)
+        self.cluster = Membership(self.store, self.node_id, self.users.password, self.peer_tls, self.failures)
 
     def uptime_s(self) -> float:
         """Seconds since this process began."""

@@ -1,13 +1,14 @@
 """Making a node's store from its options and from what an earlier process left."""
 
-import asyncio
 import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from kvtide_cachenode.background import every
 from kvtide_cachenode.eviction import WriteAdmission, make_policy
+from kvtide_cachenode.failures import Failures
 from kvtide_cachenode.memory_limit import largest_capacity_bytes, machine_bytes
 from kvtide_cachenode.state import StateFile
 from kvtide_cachenode.store import SsdLog, Store, TieredStore
@@ -55,11 +56,9 @@ async def open_store(options: StoreOptions, file: StateFile) -> Store:
     return TieredStore(dram_bytes, machine_bytes(), policy, ssd, options.ssd_admission)
 
 
-async def keep_up(store: Store) -> None:
+async def keep_up(store: Store, failures: Failures) -> None:
     """Do the store's upkeep until cancelled."""
-    while True:
-        await asyncio.sleep(UPKEEP_S)
-        await store.maintain()
+    await every(UPKEEP_S, "upkeep", failures, store.maintain)
 
 
 async def close_store(store: Store) -> None:

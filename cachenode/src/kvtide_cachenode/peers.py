@@ -9,6 +9,7 @@ from typing import Final
 
 from kvtide_cachenode.cluster.topology import Node
 from kvtide_cachenode.peer_link import CONNECT_S, PeerLink, PeerLostError, PeerState
+from kvtide_cachenode.users import Secret
 
 LINKS_PER_PEER: Final = 16
 # A command waits so long for a free link, then its owner counts as unreachable.
@@ -46,7 +47,7 @@ class Peers:
     that ``tls`` accepts.
     """
 
-    def __init__(self, me: str, password: bytes | None, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, me: str, password: Secret | None, tls: ssl.SSLContext | None) -> None:
         self.heard: dict[str, int] = {}
         self._me = me.encode()
         self._password = password
@@ -127,13 +128,23 @@ class Peers:
         except PeerLostError:
             pool.down_until_s = time.monotonic() + DOWN_S
             raise
-        if self._password is not None:
-            link.send(b"AUTH", self._password)
-            answer = await link.small()
-            if answer != b"+OK":
-                link.close()
-                raise PeerLostError(f"{address[0]}:{address[1]} refuses our password")
+        try:
+            await self._log_in(link, address)
+        except BaseException:
+            link.close()
+            raise
         return link
+
+    async def _log_in(self, link: PeerLink, address: Address) -> None:
+        """Say the password; where a changed one is not known yet, the one before."""
+        if self._password is None:
+            return
+        for password in (self._password.value, self._password.former):
+            if password is not None:
+                link.send(b"AUTH", password)
+                if await link.small() == b"+OK":
+                    return
+        raise PeerLostError(f"{address[0]}:{address[1]} refuses our password")
 
     async def _introduce(self, link: PeerLink, epoch: int) -> PeerState:
         link.send(b"KVTIDE.PEER", b"%d" % epoch, self._me)

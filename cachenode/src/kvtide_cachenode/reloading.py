@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
+from kvtide_cachenode.background import every
+from kvtide_cachenode.failures import Failures
+
 # How long a change may go unnoticed. Looking costs a `stat` for each file.
 LOOK_S: Final = 2.0
 
@@ -71,9 +74,6 @@ def _identity(file: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-async def keep_fresh(watched: Sequence[Watched[Loaded]]) -> None:
+async def keep_fresh(watched: Sequence[Watched[Loaded]], failures: Failures) -> None:
     """Look after the files until cancelled."""
-    while True:
-        await asyncio.sleep(LOOK_S)
-        for each in watched:
-            each.look()
+    await asyncio.gather(*(every(LOOK_S, f"reload {each.name}", failures, each.look) for each in watched))

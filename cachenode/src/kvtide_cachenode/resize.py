@@ -2,12 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal
 
+from kvtide_cachenode.background import until_done
+from kvtide_cachenode.failures import Failures
 from kvtide_cachenode.messages import ResizeProgress
-from kvtide_cachenode.store import Store, TieredStore
+from kvtide_cachenode.store import SsdLog, Store, TieredStore
 
 # Evicted and given back between two turns of the loop: half a millisecond, so that replies do not wait.
 SLICE_BYTES: Final = 2 * 1024 * 1024
@@ -31,9 +34,11 @@ class _Shrink:
 class Resizer:
     """One resize at a time; newer capacities take the place of those being worked towards."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, failures: Failures) -> None:
         self._store = store
+        self._failures = failures
         self._shrinks: dict[Tier, _Shrink] = {}
+        self._ssd_bytes: int | None = None  # asked for last
 
     @property
     def progress(self) -> ResizeProgress | None:
@@ -64,10 +69,11 @@ class Resizer:
             before = store.capacity_bytes
             store.set_capacity(dram_bytes)
             if store.over_capacity() and not self._shrinks_now("dram"):
-                self._start("dram", before, self._shrink_dram())
+                self._start("dram", before, self._shrink_dram)
         if ssd_bytes is not None:
             assert isinstance(store, TieredStore), "a node without SSD is not given a size for it"
-            self._start("ssd", store.log.cap_bytes, store.log.set_cap(ssd_bytes))
+            self._ssd_bytes = ssd_bytes
+            self._start("ssd", store.log.cap_bytes, partial(self._set_ssd, store.log, ssd_bytes))
         tasks = [shrink.task for shrink in self._shrinks.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=ANSWER_S)
@@ -92,11 +98,16 @@ class Resizer:
         shrink = self._shrinks.get(tier)
         return shrink is not None and not shrink.task.done()
 
-    def _start(self, tier: Tier, from_bytes: int, work: Coroutine[Any, Any, object]) -> None:
+    def _start(self, tier: Tier, from_bytes: int, work: Callable[[], Awaitable[None]]) -> None:
         since_s = time.monotonic()
         if self._shrinks_now(tier):  # the one before ends by itself; this goes on from where it began
             from_bytes, since_s = self._shrinks[tier].from_bytes, self._shrinks[tier].since_s
-        self._shrinks[tier] = _Shrink(from_bytes, since_s, asyncio.create_task(work))
+        task = asyncio.create_task(until_done(f"resize of {tier}", self._failures, work))
+        self._shrinks[tier] = _Shrink(from_bytes, since_s, task)
+
+    async def _set_ssd(self, log: SsdLog, size_bytes: int) -> None:
+        if size_bytes == self._ssd_bytes:  # else this is a second try, and a newer size was asked for
+            await log.set_cap(size_bytes)
 
     async def _shrink_dram(self) -> None:
         while self._store.over_capacity():

@@ -6,6 +6,7 @@ import logging
 import socket
 import time
 
+from kvtide_cachenode.background import every
 from kvtide_cachenode.connection import Connection
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.session import Session
@@ -68,7 +69,7 @@ class DataServer:
         self._listener = listener
         loop = asyncio.get_running_loop()
         loop.add_reader(listener, self._accept, loop, listener)
-        self._sweeper = loop.create_task(self._sweep())
+        self._sweeper = loop.create_task(every(SWEEP_S, "sweep", self._node.failures, self._sweep))
         bound = listener.getsockname()
         return bound[0], bound[1]
 
@@ -140,14 +141,18 @@ class DataServer:
         connection.judged = now_s, connection.moved_bytes
         return connection.moved_bytes - moved_bytes < STALL_BYTES
 
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            now_s, unix_s = time.monotonic(), time.time()
-            for connection in list(self._connections.values()):
-                if self._stalls(connection, now_s):
-                    self._node.stalled_total += 1
-                    log.warning("cut off a client that stalls", extra={"client": connection.session.address})
-                    connection.close()
-                elif connection.session.inference is not None:
-                    connection.session.inference.end_idle(unix_s)
+    def _sweep(self) -> None:
+        now_s, unix_s = time.monotonic(), time.time()
+        for connection in list(self._connections.values()):
+            try:
+                self._look_at(connection, now_s, unix_s)
+            except Exception as error:  # noqa: BLE001 - one connection's trouble is not the others'
+                self._node.failures.note("sweep", error)
+
+    def _look_at(self, connection: Connection, now_s: float, unix_s: float) -> None:
+        if self._stalls(connection, now_s):
+            self._node.stalled_total += 1
+            log.warning("cut off a client that stalls", extra={"client": connection.session.address})
+            connection.close()
+        elif connection.session.inference is not None:
+            connection.session.inference.end_idle(unix_s)

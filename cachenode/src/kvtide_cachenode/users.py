@@ -31,7 +31,33 @@ def role_of(right: int) -> str:
 
 
 class UsersError(ValueError):
-    """The file of users is wrong; one sentence."""
+    """The file of users, or one with a secret, is wrong; one sentence without the secret."""
+
+
+class Secret:
+    """A password or token: what a file holds, which may change (`load`), or ``value`` where there is no file.
+
+    ``former`` is what it was before the last change, for whoever has not heard of that yet.
+
+    Raises:
+        UsersError: the file cannot be read or holds none.
+    """
+
+    def __init__(self, file: Path | None, value: bytes = b"") -> None:
+        self._file = file
+        self.value = value
+        self.former: bytes | None = None
+        if file is not None:
+            self.value = _secret_in(file)
+
+    def load(self) -> None:
+        """Read the file again.
+
+        Raises:
+            UsersError: it cannot be read or holds none; the secret is the one from before.
+        """
+        if self._file is not None and (value := _secret_in(self._file)) != self.value:
+            self.former, self.value = self.value, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +78,7 @@ ANYONE: Final = User(DEFAULT, READ | WRITE | ADMIN | KNOWN, None)
 
 
 class Users:
-    """The users of a file and, with a password, the default user with all roles.
+    """The users of a file and, with a ``password``, the default user with all roles.
 
     When neither names any, everybody is the default user with all roles.
 
@@ -60,25 +86,26 @@ class Users:
         UsersError: the file cannot be read or is wrong.
     """
 
-    def __init__(self, password: bytes | None = None, file: Path | None = None) -> None:
-        self._password = password
+    def __init__(self, password: Secret | None = None, file: Path | None = None) -> None:
+        self.password = password
         self._file = file
         self._named: dict[str, User] = {}
         self.load()
 
     def load(self) -> None:
-        """Read the file again; whoever is connected keeps the rights it has.
+        """Read the files again; whoever is connected keeps the rights it has.
 
         Raises:
-            UsersError: the file cannot be read or is wrong; the users are those from before.
+            UsersError: a file cannot be read or is wrong; the users are those from before.
         """
         named = {} if self._file is None else _load(self._file)
-        if self._password is not None:
+        if self.password is not None:
             if DEFAULT in named:
                 raise UsersError(
                     f"{self._file} and the password file both name the user 'default': leave one out"
                 )
-            named[DEFAULT] = User(DEFAULT, ANYONE.rights, sha256(self._password).digest())
+            self.password.load()
+            named[DEFAULT] = User(DEFAULT, ANYONE.rights, sha256(self.password.value).digest())
         self._named = named or {DEFAULT: ANYONE}
 
     @property
@@ -99,6 +126,18 @@ class Users:
         expected = _NOBODY if user is None else user.password_sha256
         assert expected is not None, "users without a password are let in above"
         return user if compare_digest(expected, sha256(password).digest()) else None
+
+
+def _secret_in(file: Path) -> bytes:
+    try:
+        secret = file.read_text().strip()
+    except UnicodeDecodeError:
+        raise UsersError(f"{file} cannot be read: it is no text in UTF-8") from None
+    except OSError as error:
+        raise UsersError(f"{file} cannot be read: {error.strerror}") from None
+    if not secret:
+        raise UsersError(f"{file} is empty: write the secret into it, on one line")
+    return secret.encode()
 
 
 def _load(file: Path) -> dict[str, User]:

@@ -2,7 +2,10 @@
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
+
+from kvtide_cachenode.background import report
 
 T = TypeVar("T")
 
@@ -21,9 +24,18 @@ class Tasks:
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        return asyncio.shield(task)
+        task.add_done_callback(partial(report, "store task"))
+        shielded = asyncio.shield(task)
+        shielded.add_done_callback(_seen)
+        return shielded
 
     async def settle(self, seconds: float) -> None:
         """Wait until nothing runs, at most this long."""
         if self._running:
             await asyncio.wait(list(self._running), timeout=seconds)
+
+
+def _seen(done: "asyncio.Future[Any]") -> None:
+    """Whoever gave up waiting does not ask how it ended; that is reported already."""
+    if not done.cancelled():
+        done.exception()
