@@ -134,7 +134,8 @@ def document(**changes):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"epoch": 0}, "epoch 0 is below 1"),
+        ({"epoch": 0}, "epoch 0 is not between 1"),
+        ({"epoch": 2**53}, "epoch 9007199254740992 is not between 1"),
         ({"nodes": []}, "0 nodes are not between 1 and 255"),
         ({"nodes": [msgspec.to_builtins(A)] * 2}, "node id 0{40} is there twice"),
         ({"slots": HALVES[:1]}, "slot 8192 has no owner; every slot 0-16383 needs exactly one"),

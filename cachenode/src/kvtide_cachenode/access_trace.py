@@ -99,7 +99,7 @@ class TraceRing:
         """
         try:
             said = _engine_decoder.decode(document)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ValueError(f"not a trace line: {error}") from None
         self._append(
             TraceLine(

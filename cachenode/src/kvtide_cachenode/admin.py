@@ -4,16 +4,15 @@ import asyncio
 import ssl
 import time
 from base64 import b64decode
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from hmac import compare_digest
-from typing import Final
+from typing import Final, TypeVar
 
-import msgspec
 from aiohttp import web
 
 from kvtide_cachenode.desired import DesiredState, RefusedError
 from kvtide_cachenode.drain import CannotDrainError, drain
+from kvtide_cachenode.http_port import MAX_BODY_BYTES, Handler, HttpPort, answer, refused
 from kvtide_cachenode.membership import Membership
 from kvtide_cachenode.messages import (
     API_VERSION,
@@ -24,9 +23,9 @@ from kvtide_cachenode.messages import (
     Desired,
     DrainReply,
     DrainRequest,
-    ErrorReply,
     NodeStatus,
     TraceStatus,
+    decode,
 )
 from kvtide_cachenode.metrics import NodeMetrics
 from kvtide_cachenode.node import VERSION, Node
@@ -34,12 +33,12 @@ from kvtide_cachenode.state import StateFile
 from kvtide_cachenode.tiers import tier_status
 from kvtide_cachenode.users import ADMIN, Secret
 
-# A topology in the middle of a move may name each of 16,384 slots.
-MAX_BODY_BYTES: Final = 4 * 1024 * 1024
-SHUTDOWN_S: Final = 2.0
+# Larger documents are decoded in a thread, between turns of the loop.
+DECODED_AT_ONCE_BYTES: Final = 16 * 1024
+TRACE: Final = "/v1/trace"
 CAPABILITIES: Final = ("trace", "desired", "cluster", "drain")
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+T = TypeVar("T")
 
 
 class AdminServer:
@@ -55,9 +54,21 @@ class AdminServer:
         self._node = node
         self._desired = DesiredState(node, state or StateFile(None))
         self._token = token
-        self._tls = tls
         self._metrics = NodeMetrics(node)
-        self._runner: web.AppRunner | None = None
+        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app.add_routes(
+            [
+                web.get("/v1/status", self._get_status),
+                web.put("/v1/capacity", self._put_capacity),
+                web.put("/v1/desired", self._put_desired),
+                web.post("/v1/drain", self._post_drain),
+                web.get(TRACE, self._get_trace),
+                web.get("/healthz", self._get_health),
+                web.get("/readyz", self._get_ready),
+                web.get("/metrics", self._get_metrics),
+            ]
+        )
+        self._port = HttpPort(app, self._guard, (TRACE,), node.failures, tls)
         self._draining = asyncio.Lock()
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
@@ -66,31 +77,14 @@ class AdminServer:
         Raises:
             OSError: the address cannot be bound.
         """
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard])
-        app.add_routes(
-            [
-                web.get("/v1/status", self._get_status),
-                web.put("/v1/capacity", self._put_capacity),
-                web.put("/v1/desired", self._put_desired),
-                web.post("/v1/drain", self._post_drain),
-                web.get("/v1/trace", self._get_trace),
-                web.get("/healthz", self._get_health),
-                web.get("/readyz", self._get_ready),
-                web.get("/metrics", self._get_metrics),
-            ]
-        )
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, host, port, ssl_context=self._tls).start()
+        address = await self._port.start(host, port)
         self._desired.take_up()
-        address = self._runner.addresses[0]
-        return str(address[0]), int(address[1])
+        return address
 
     async def stop(self) -> None:
         """Answer what is being answered, then close."""
         await self._desired.stop()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self._port.stop()
 
     def status(self) -> NodeStatus:
         """What the node is and holds now."""
@@ -135,49 +129,34 @@ class AdminServer:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/v1/") and not self._may(request.headers.get("Authorization", "")):
-            return _refused(
+            return refused(
                 401, "this needs the header 'Authorization: Bearer TOKEN', or Basic with a user of role admin"
             )
         try:
             return await handler(request)
-        except web.HTTPRequestEntityTooLarge:
-            return _refused(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
-        except web.HTTPMethodNotAllowed as error:
-            allowed = ", ".join(sorted(error.allowed_methods))
-            return _refused(405, f"{request.path} takes {allowed}, not {request.method}")
-        except web.HTTPNotFound:
-            return _refused(404, f"there is no {request.path}: see GET /v1/status")
+        except RefusedError as error:
+            return refused(error.status, str(error))
 
     async def _get_status(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        return _answer(self.status())
+        return answer(self.status())
 
     async def _put_capacity(self, request: web.Request) -> web.Response:
-        try:
-            wanted = msgspec.json.decode(await request.read(), type=CapacityRequest)
-        except msgspec.MsgspecError as error:
-            return _refused(400, f'the body must be {{"dram": bytes, "ssd": bytes}}: {error}')
-        return await self._changed(self._desired.resized(wanted))
+        wanted = await _body(request, CapacityRequest, 'the body must be {"dram": bytes, "ssd": bytes}')
+        await self._desired.resized(wanted)
+        return self._changed()
 
     async def _put_desired(self, request: web.Request) -> web.Response:
-        try:
-            document = msgspec.json.decode(await request.read(), type=Desired)
-        except msgspec.MsgspecError as error:
-            return _refused(400, f"this is no desired document: {error}")
-        return await self._changed(self._desired.put(document))
+        await self._desired.put(await _body(request, Desired, "this is no desired document"))
+        return self._changed()
 
-    async def _changed(self, change: Awaitable[None]) -> web.Response:
-        try:
-            await change
-        except RefusedError as error:
-            return _refused(error.status, str(error))
+    def _changed(self) -> web.Response:
         status = self.status()
-        return _answer(status, 200 if status.resize is None else 202)
+        return answer(status, 200 if status.resize is None else 202)
 
     async def _post_drain(self, request: web.Request) -> web.Response:
-        try:
-            wanted = msgspec.json.decode(await request.read() or b"{}", type=DrainRequest)
-        except msgspec.MsgspecError as error:
-            return _refused(400, f'the body must be {{"deadline_s": seconds}}: {error}')
+        wanted = DrainRequest()
+        if request.body_exists:
+            wanted = await _body(request, DrainRequest, 'the body must be {"deadline_s": seconds}')
         node = self._node
         async with self._draining:
             was_ready, node.ready = node.ready, False
@@ -186,9 +165,9 @@ class AdminServer:
                 complete = await drain(node.cluster, wanted.deadline_s)
             except CannotDrainError as error:
                 node.ready = was_ready
-                return _refused(409, str(error))
+                return refused(409, str(error))
             moved = node.cluster.moved
-            return _answer(
+            return answer(
                 DrainReply(
                     complete,
                     moved.sent - before.sent,
@@ -203,7 +182,7 @@ class AdminServer:
         try:
             page = self._node.trace.read(request.query.get("since"))
         except ValueError as error:
-            return _refused(400, str(error))
+            return refused(400, str(error))
         return web.Response(
             body=page.lines,
             content_type="application/jsonl",
@@ -216,7 +195,7 @@ class AdminServer:
     async def _get_ready(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
         if self._node.ready:
             return web.Response(text="ready\n")
-        return _refused(503, "the node is starting, draining or stopping")
+        return refused(503, "the node is starting, draining or stopping")
 
     async def _get_metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
         return web.Response(
@@ -241,9 +220,11 @@ def _cluster_status(member: Membership) -> ClusterStatus:
     )
 
 
-def _answer(message: msgspec.Struct, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(message), status=status, content_type="application/json")
-
-
-def _refused(status: int, sentence: str) -> web.Response:
-    return _answer(ErrorReply(sentence), status)
+async def _body(request: web.Request, kind: type[T], expected: str) -> T:
+    body = await request.read()
+    try:
+        if len(body) <= DECODED_AT_ONCE_BYTES:
+            return decode(body, kind)
+        return await asyncio.to_thread(decode, body, kind)
+    except ValueError as error:
+        raise RefusedError(400, f"{expected}: {error}") from None

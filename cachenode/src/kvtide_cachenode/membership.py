@@ -9,9 +9,9 @@ from functools import partial
 from typing import Final
 
 from kvtide_cachenode.background import every, until_done
-from kvtide_cachenode.cluster.redirect import LAST_HOP, View
+from kvtide_cachenode.cluster.redirect import View
 from kvtide_cachenode.cluster.slots import key_slot
-from kvtide_cachenode.cluster.topology import Topology
+from kvtide_cachenode.cluster.topology import MAX_EPOCH, Topology, reachable
 from kvtide_cachenode.failures import Failures
 from kvtide_cachenode.peer_link import PeerState
 from kvtide_cachenode.peers import POLL_S, Peers
@@ -24,7 +24,7 @@ KEYS_PER_TURN: Final = 1000
 
 
 class OlderTopologyError(Exception):
-    """A topology was refused: this node has a newer one, or another one of the same epoch."""
+    """A topology was refused: older than this node's, another of the same epoch, or too far ahead."""
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ class Membership:
         sent, and the others are asked for their epochs, all in the background.
 
         Raises:
-            OlderTopologyError: it is not newer than the adopted one.
+            OlderTopologyError: it is not newer than the adopted one, or so much newer that it is a mistake.
         """
         if self.view is not None:
             if topology == self.view.topology:
@@ -111,6 +111,11 @@ class Membership:
                 raise OlderTopologyError(
                     f"epoch {topology.epoch} is not newer than epoch {self.epoch}, which this node has"
                 )
+        if not reachable(topology.epoch, self.epoch):
+            raise OlderTopologyError(
+                f"epoch {topology.epoch} is too far beyond epoch {self.epoch}, which this node has: "
+                f"the next one is {self.epoch + 1}"
+            )
         self.peers.keep(topology.nodes)
         view = self.view = View(topology, self.id, dict(self.peers.heard))
         self._run("poll", self._poll)
@@ -122,8 +127,8 @@ class Membership:
             self._run("move", self._mover.run)
 
     def hear(self, node_id: str, epoch: int) -> None:
-        """A peer introduced itself at ``epoch``, or says with `LAST_HOP` that it knows better."""
-        if self.view is not None and node_id in self.view.topology.index and epoch != LAST_HOP:
+        """A peer introduced itself at ``epoch``; one above all that there are says that it knows better."""
+        if self.view is not None and node_id in self.view.topology.index and epoch <= MAX_EPOCH:
             self.peers.heard[node_id] = epoch
             self._look_around()
 

@@ -1,6 +1,7 @@
 """What the admin API says and takes, as the node writes it and the client reads it."""
 
-from typing import Annotated, Final
+import json
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -12,6 +13,7 @@ TRACE_NEXT: Final = "Kvtide-Trace-Next"
 TRACE_GAP: Final = "Kvtide-Trace-Gap"
 
 
+T = TypeVar("T")
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
@@ -156,3 +158,26 @@ class ErrorReply(msgspec.Struct, frozen=True):
     """Body of every refusal: one sentence."""
 
     error: str
+
+
+def decode(document: bytes, kind: type[T]) -> T:
+    """A document from somebody else.
+
+    Raises:
+        ValueError: it is none of this kind; one sentence.
+    """
+    try:
+        decoded = msgspec.json.decode(document, type=kind)
+        # Of a name that is there twice, one value is not what was meant.
+        json.loads(document, object_pairs_hook=_all_different)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} of a text is not UTF-8") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return decoded
+
+
+def _all_different(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{max(names, key=names.count)[:100]!r} is there twice")

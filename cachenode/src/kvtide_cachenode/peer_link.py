@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Annotated, Final, cast
 
 import msgspec
 
+from kvtide_cachenode.cluster.topology import MAX_EPOCH
 from kvtide_cachenode.wire.resp import MAX_VALUE_BYTES
 
 # Of a reply, at most this much is here while the client that asked for it does not read on.
@@ -23,7 +24,7 @@ class PeerState(msgspec.Struct, frozen=True):
     """Answer to KVTIDE.PEER: a node, the epoch of its topology (0: none), what it may hold and does."""
 
     id: str
-    epoch: int
+    epoch: Annotated[int, msgspec.Meta(ge=0, le=MAX_EPOCH)]
     capacity_bytes: int
     used_bytes: int
 
@@ -148,7 +149,7 @@ class PeerLink(asyncio.BufferedProtocol):
         said = await self.small()
         try:
             return _state_decoder.decode(said)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             raise PeerLostError(
                 f"it is no node of this cluster: {said[:200].decode(errors='replace')}"
             ) from None

@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from kvtide_cachenode.messages import Desired
+from kvtide_cachenode.cluster.topology import reachable
+from kvtide_cachenode.messages import Desired, decode
 
 STATE_NAME: Final = "state.json"
 
@@ -55,10 +56,10 @@ class StateFile:
         path = self._directory / STATE_NAME
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self.state = msgspec.json.decode(path.read_bytes(), type=State)
+            self.state = decode(path.read_bytes(), State)
         except FileNotFoundError:
             _write(self._directory, msgspec.json.encode(self.state))
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError) as error:
             raise StateError(f"{path} cannot be read ({error}): mend it or remove it") from None
 
     def fence(self, document: Desired) -> None:
@@ -68,6 +69,8 @@ class StateFile:
             StaleError: it is.
         """
         known = self.state.desired
+        if not reachable(document.term, 0 if known is None else known.term):
+            raise StaleError(f"term {document.term} is so far ahead that no later one could follow it")
         if known is None:
             return
         has = f"this node has term {known.term}, generation {known.generation}"

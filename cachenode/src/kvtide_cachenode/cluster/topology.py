@@ -17,6 +17,11 @@ MAX_NODES: Final = 255
 NOBODY: Final = 255
 NODE_ID_DIGITS: Final = 40
 MAX_DEADLINE_S: Final = 86_400
+# Exact in every JSON reader. A node adopts only what leaves room for the epochs of ages, see `reachable`.
+MAX_EPOCH: Final = 2**53 - 1
+FIRST_EPOCH_MOST: Final = 2**52
+EPOCHS_AT_ONCE: Final = 2**32
+MAX_DRAM_BYTES: Final = 2**53 - 1
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,11 @@ class Node:
             raise ValueError(f"host {self.host!r} of node {self.id} is no host name or address")
         if not 0 < self.port < 65536:
             raise ValueError(f"port {self.port} of node {self.id} is not between 1 and 65535")
-        if self.dram_bytes < 0:
-            raise ValueError(f"dram_bytes of node {self.id} is negative; use 0 for a node without a share")
+        if not 0 <= self.dram_bytes <= MAX_DRAM_BYTES:
+            raise ValueError(
+                f"dram_bytes {self.dram_bytes} of node {self.id} is not between 0 (no share) and "
+                f"{MAX_DRAM_BYTES}"
+            )
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,8 @@ class Topology:
     deadline_s: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.epoch < 1:
-            raise ValueError(f"epoch {self.epoch} is below 1, the first")
+        if not 1 <= self.epoch <= MAX_EPOCH:
+            raise ValueError(f"epoch {self.epoch} is not between 1, the first, and {MAX_EPOCH}")
         if not 0 <= self.deadline_s <= MAX_DEADLINE_S:
             raise ValueError(f"deadline_s {self.deadline_s} is not between 0 and {MAX_DEADLINE_S}")
         if not 0 < len(self.nodes) <= MAX_NODES:
@@ -128,6 +136,14 @@ class Topology:
                 raise ValueError(f"slots {part.first}-{part.last} of {part.node} overlap another range")
             table[part.first : stop] = bytes([self.index[part.node]]) * (stop - part.first)
         return bytes(table)
+
+
+def reachable(epoch: int, known: int) -> bool:
+    """Whether ``epoch`` is so near to the ``known`` one (0: none) that others can follow it.
+
+    A mistaken epoch near the end would be one that nothing can ever replace.
+    """
+    return epoch <= (known + EPOCHS_AT_ONCE if known else FIRST_EPOCH_MOST)
 
 
 def ranges(table: Sequence[int], nodes: Sequence[Node]) -> tuple[SlotRange, ...]:

@@ -9,6 +9,7 @@ from kvtide_cachenode.cluster.topology import Topology
 from kvtide_cachenode.commands.connection import text_of
 from kvtide_cachenode.commands.table import command, fail_unknown
 from kvtide_cachenode.membership import OlderTopologyError
+from kvtide_cachenode.messages import decode
 from kvtide_cachenode.session import Session
 from kvtide_cachenode.wire import replies
 
@@ -76,9 +77,9 @@ def peer(session: Session, arguments: list[bytes]) -> None:
 def topology(session: Session, arguments: list[bytes]) -> None:
     """KVTIDE.TOPOLOGY json: a node that is being drained tells the others where its slots go."""
     try:
-        wanted = msgspec.json.decode(text_of(session, 1, arguments), type=Topology)
+        wanted = decode(text_of(session, 1, arguments), Topology)
         session.node.cluster.adopt(wanted)
-    except (msgspec.MsgspecError, OlderTopologyError) as error:
+    except (ValueError, OlderTopologyError) as error:
         session.fail(str(error))
         return
     session.reply(replies.bulk(msgspec.json.encode(session.node.cluster.state())))
