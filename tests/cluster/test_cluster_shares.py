@@ -151,7 +151,7 @@ def document(**changes):
         ({"nodes": [{"id": A.id, "host": "h", "port": 0, "dram_bytes": 1}]}, "port 0 of node"),
         (
             {"nodes": [{"id": A.id, "host": "h", "port": 1, "dram_bytes": -1}]},
-            "dram_bytes of node .* is negative",
+            "dram_bytes -1 of node .* is not between 0",
         ),
     ],
 )
