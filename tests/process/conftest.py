@@ -109,6 +109,8 @@ class FakeApi:
         live = self.objects.get(key)
         apply = request.content_type == "application/apply-patch+yaml"
         if live is None:
+            if apply and "uid" in said.get("metadata", {}):
+                return _status(409, "uid mismatch: no existing object was found")
             if apply and not subresource:
                 return web.json_response(self._store(key, said), status=201)
             return _status(404, f'{key[0]} "{key[2]}" not found')
@@ -121,6 +123,9 @@ class FakeApi:
             case "PUT":
                 return web.json_response(self._store(key, said))
             case "PATCH":
+                uid = said.get("metadata", {}).get("uid", live["metadata"]["uid"])
+                if uid != live["metadata"]["uid"]:
+                    return _status(422, "metadata.uid: Invalid value: field is immutable")
                 part = {"status": said.get("status")} if subresource == "status" else said
                 return web.json_response(self._store(key, _merged(live, part)))
         uid = said.get("preconditions", {}).get("uid")
@@ -222,3 +227,9 @@ def api(new_api: Callable[..., KubernetesApi]) -> KubernetesApi:
 @pytest.fixture
 def namespace() -> str:
     return "default"
+
+
+@pytest.fixture
+def owner_uid() -> str:
+    """The uid of a TieredCache ``chat`` in the namespace."""
+    return "6a5e0a53-6f41-4d3f-9d0a-8f4d9f2f7a11"

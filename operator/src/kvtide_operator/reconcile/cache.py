@@ -91,6 +91,7 @@ class LiveCache:
     _raw: Raw = field(default_factory=dict)
     _held: tuple[Held, ...] = ()
     _refused: tuple[Refused, ...] = ()
+    _blocked: tuple[str, ...] = ()
     _news: list[DecisionStatus] = field(default_factory=list)
     _moves: list[DecisionStatus] = field(default_factory=list)
 
@@ -138,7 +139,7 @@ class LiveCache:
             await self._write(_stalled(self._raw, sentence_of(error), now_s))
             return "settled"
         await self._recall(cache, now_s)
-        world = self.hands.store.world(self.key, now_s)
+        world = self.hands.store.world(self.key, cache.metadata.uid, now_s)
         done: Pass | None = None
         problem: str | None = None
         try:
@@ -207,9 +208,12 @@ class LiveCache:
             operator_namespace=hands.namespace,
             has_service_monitors=SERVICE_MONITOR in hands.store.kinds,
         )
-        applied = await hands.executor.apply(manifests)
-        taken = await hands.executor.take(self.key, done.steps, self.nodes.clients)
+        applied = await hands.executor.apply(uid, manifests)
+        taken = await hands.executor.take(self.key, uid, done.steps, self.nodes.clients)
         self._held = done.held
+        self._blocked = tuple(
+            one.sentence for one in applied if one.ending in (Ending.FOREIGN, Ending.REFUSED)
+        )
         # What failed is not tried again at once.
         self._acted = bool(taken) and all(outcome.ending is Ending.DONE for outcome in taken)
         await self._learn((*applied, *taken))
@@ -222,8 +226,8 @@ class LiveCache:
             if outcome.ending is Ending.REFUSED and isinstance(outcome.what, Step)
         )
         for outcome in outcomes:
-            if outcome.ending is Ending.REFUSED:
-                await self.hands.events.record(self._raw, "Refused", outcome.sentence, kind="Warning")
+            if outcome.ending in (Ending.REFUSED, Ending.FOREIGN):
+                await self.hands.events.record(self._raw, outcome.ending, outcome.sentence, kind="Warning")
             elif outcome.ending is Ending.FAILED:
                 log.warning("A step failed", extra={"cache": str(self.key), "reason": outcome.sentence})
 
@@ -245,6 +249,7 @@ class LiveCache:
             target=self.target,
             done=done,
             problem=problem,
+            blocked=self._blocked,
             ssd_class=self.ssd_class,
             prices=_prices(self.manifest, self.ssd_class),
             prefix_hit_ratio=last.demand.seen_prefix_hit_ratio if last and last.demand else None,
