@@ -29,9 +29,14 @@ Key = tuple[str, str, str]
 Json = dict[str, Any]
 
 
+NO_FAULT: tuple[int, dict[str, str]] = (0, {})
+MALFORMED: tuple[int, dict[str, str]] = (200, {})
+
+
 class FakeApi:
-    """``faults`` are answered to the next calls, one each, before they are looked at: (status, headers), or
-    None for no answer at all; ``requests`` are (verb, path) of all that arrived.
+    """``faults`` are answered to the next calls, one each, before they are looked at: (status, headers),
+    None for no answer at all, `MALFORMED` for what is no object, `NO_FAULT` to let a call through.
+    ``requests`` are (verb, path) of all that arrived.
     """
 
     def __init__(self) -> None:
@@ -67,8 +72,10 @@ class FakeApi:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.method, request.path))
-        if self.faults:
-            fault = self.faults.popleft()
+        fault = self.faults.popleft() if self.faults else NO_FAULT
+        if fault != NO_FAULT:
+            if fault == MALFORMED:
+                return web.Response(text="<html>a proxy says hello</html>", content_type="text/html")
             if fault is None:
                 assert request.transport is not None
                 request.transport.close()

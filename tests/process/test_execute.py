@@ -103,8 +103,9 @@ async def test_steps_change_the_world(server: Any, executor: Executor, recorded:
         executor,
         ResizePod("chat-0", pod["metadata"]["resourceVersion"], 512 * MI),
         ExpandClaim("ssd-chat-0", claim["metadata"]["resourceVersion"], 600 * MI),
-        RecreateSet(stateful_set["metadata"]["uid"], ("chat-0",), ("ssd-chat-0", "gone")),
     )
+    uid = stateful_set["metadata"]["uid"]
+    said += await take(executor, RecreateSet(uid, ("chat-0",), ("ssd-chat-0", "gone")))
     assert [ending for ending, _ in said] == [Ending.DONE] * 3, said
     (now,) = server.of("pods")
     assert owned_by(now, {UID}), "handed to the cache before its set goes"

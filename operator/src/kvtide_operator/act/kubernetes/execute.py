@@ -149,6 +149,8 @@ class Executor:
         kind, metadata = kind_of(manifest), manifest["metadata"]
         try:
             self._seen(kind, await self._api.create(manifest))
+        except NotFoundError as error:  # the namespace, or the kind: nothing that the next pass sees anew
+            return Outcome(_said(manifest), Ending.FAILED, str(error))
         except ConflictError:
             there = await self._api.get(kind, metadata["namespace"], metadata["name"])
             if not controlled_by(there, uid):
