@@ -29,9 +29,14 @@ Key = tuple[str, str, str]
 Json = dict[str, Any]
 
 
+NO_FAULT: tuple[int, dict[str, str]] = (0, {})
+MALFORMED: tuple[int, dict[str, str]] = (200, {})
+
+
 class FakeApi:
-    """``faults`` are answered to the next calls, one each, before they are looked at: (status, headers), or
-    None for no answer at all; ``requests`` are (verb, path) of all that arrived.
+    """``faults`` are answered to the next calls, one each, before they are looked at: (status, headers),
+    None for no answer at all, `MALFORMED` for what is no object, `NO_FAULT` to let a call through.
+    ``requests`` are (verb, path) of all that arrived.
     """
 
     def __init__(self) -> None:
@@ -67,8 +72,10 @@ class FakeApi:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.method, request.path))
-        if self.faults:
-            fault = self.faults.popleft()
+        fault = self.faults.popleft() if self.faults else NO_FAULT
+        if fault != NO_FAULT:
+            if fault == MALFORMED:
+                return web.Response(text="<html>a proxy says hello</html>", content_type="text/html")
             if fault is None:
                 assert request.transport is not None
                 request.transport.close()
@@ -109,6 +116,8 @@ class FakeApi:
         live = self.objects.get(key)
         apply = request.content_type == "application/apply-patch+yaml"
         if live is None:
+            if apply and "uid" in said.get("metadata", {}):
+                return _status(409, "uid mismatch: no existing object was found")
             if apply and not subresource:
                 return web.json_response(self._store(key, said), status=201)
             return _status(404, f'{key[0]} "{key[2]}" not found')
@@ -121,6 +130,9 @@ class FakeApi:
             case "PUT":
                 return web.json_response(self._store(key, said))
             case "PATCH":
+                uid = said.get("metadata", {}).get("uid", live["metadata"]["uid"])
+                if uid != live["metadata"]["uid"]:
+                    return _status(422, "metadata.uid: Invalid value: field is immutable")
                 part = {"status": said.get("status")} if subresource == "status" else said
                 return web.json_response(self._store(key, _merged(live, part)))
         uid = said.get("preconditions", {}).get("uid")
@@ -222,3 +234,9 @@ def api(new_api: Callable[..., KubernetesApi]) -> KubernetesApi:
 @pytest.fixture
 def namespace() -> str:
     return "default"
+
+
+@pytest.fixture
+def owner_uid() -> str:
+    """The uid of a TieredCache ``chat`` in the namespace."""
+    return "6a5e0a53-6f41-4d3f-9d0a-8f4d9f2f7a11"

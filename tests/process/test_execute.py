@@ -29,10 +29,12 @@ from kvtide_operator.decide.steps import (
 from kvtide_operator.observe.cluster import claim_state
 from kvtide_operator.observe.watch_store import ObjectStore
 from kvtide_operator.world.kinds import CLAIM, CONFIG_MAP, POD, STATEFUL_SET, CacheKey
+from kvtide_operator.world.owner import owned_by, owner_reference
 
 Recorded = Callable[[str], dict[str, Any]]
 NewApi = Callable[..., KubernetesApi]
 KEY = CacheKey("f-process", "chat")
+UID = "uid-of-chat"
 MI = 1 << 20
 
 
@@ -63,20 +65,21 @@ async def node(tmp_path: Path) -> AsyncIterator[NodeClient]:
 
 async def take(executor: Executor, *steps: Step, **nodes: NodeClient) -> list[tuple[Ending, str]]:
     named = {name.replace("_", "-"): client for name, client in nodes.items()}
-    return [(outcome.ending, outcome.sentence) for outcome in await executor.take(KEY, steps, named)]
+    return [(outcome.ending, outcome.sentence) for outcome in await executor.take(KEY, UID, steps, named)]
 
 
 def config_map(**data: str) -> dict[str, Any]:
-    metadata = {"name": "chat-connection", "namespace": "f-process"}
+    owners = [owner_reference("chat", UID)]
+    metadata = {"name": "chat-connection", "namespace": "f-process", "ownerReferences": owners}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
 
 async def test_children_are_written_when_they_differ_and_only_then(server: Any, executor: Executor) -> None:
-    endings = [outcome.ending for outcome in await executor.apply([config_map(a="1")])]
-    endings += [outcome.ending for outcome in await executor.apply([config_map(a="1")])]
+    endings = [outcome.ending for outcome in await executor.apply(UID, [config_map(a="1")])]
+    endings += [outcome.ending for outcome in await executor.apply(UID, [config_map(a="1")])]
     assert endings == [Ending.DONE, Ending.UNCHANGED]
     assert len(server.requests) == 1
-    (changed,) = await executor.apply([config_map(a="2")])
+    (changed,) = await executor.apply(UID, [config_map(a="2")])
     assert changed.sentence == "changed ConfigMap chat-connection"
     assert server.of("configmaps")[0]["data"] == {"a": "2"}
 
@@ -87,7 +90,7 @@ async def test_a_child_that_is_being_deleted_is_left_to_go(
     live = config_map(a="1")
     live["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     store.put(CONFIG_MAP, server.put("configmaps", live))
-    (outcome,) = await executor.apply([config_map(a="2")])
+    (outcome,) = await executor.apply(UID, [config_map(a="2")])
     assert outcome.ending is Ending.STALE
     assert not server.requests
 
@@ -100,10 +103,13 @@ async def test_steps_change_the_world(server: Any, executor: Executor, recorded:
         executor,
         ResizePod("chat-0", pod["metadata"]["resourceVersion"], 512 * MI),
         ExpandClaim("ssd-chat-0", claim["metadata"]["resourceVersion"], 600 * MI),
-        RecreateSet(stateful_set["metadata"]["uid"]),
     )
+    uid = stateful_set["metadata"]["uid"]
+    said += await take(executor, RecreateSet(uid, ("chat-0",), ("ssd-chat-0", "gone")))
     assert [ending for ending, _ in said] == [Ending.DONE] * 3, said
     (now,) = server.of("pods")
+    assert owned_by(now, {UID}), "handed to the cache before its set goes"
+    assert owned_by(server.of("persistentvolumeclaims")[0], {UID})
     (container,) = now["spec"]["containers"]
     assert container["resources"]["limits"] == {"memory": "512Mi"}
     assert container["resources"]["requests"]["memory"] == "512Mi"
@@ -183,27 +189,30 @@ class ClosedGate:
 async def test_who_lost_the_lease_is_told_so(server: Any, new_api: NewApi, store: ObjectStore) -> None:
     executor = Executor(new_api(gate=ClosedGate()), live=store.get, seen=store.put)
     with pytest.raises(NotLeaderError):
-        await executor.apply([config_map(a="1")])
+        await executor.apply(UID, [config_map(a="1")])
     with pytest.raises(NotLeaderError):
-        await executor.take(KEY, [DeletePod("chat-0", "u", "why"), TellNode("chat-7", Desired(1, 1))], {})
+        await executor.take(
+            KEY, UID, [DeletePod("chat-0", "u", "why"), TellNode("chat-7", Desired(1, 1))], {}
+        )
     assert not server.requests
 
 
 def secret_with(token: str) -> dict[str, Any]:
     import base64
 
-    metadata = {"name": "chat-admin", "namespace": "f-process"}
+    owners = [owner_reference("chat", UID)]
+    metadata = {"name": "chat-admin", "namespace": "f-process", "ownerReferences": owners}
     data = {"token": base64.b64encode(token.encode()).decode()}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
 
 
 async def test_the_token_is_made_once(server: Any, api: KubernetesApi) -> None:
-    both = await asyncio.gather(*(admin_token(api, KEY, "chat-admin", secret_with) for _ in range(2)))
+    both = await asyncio.gather(*(admin_token(api, KEY, UID, "chat-admin", secret_with) for _ in range(2)))
     assert both[0] == both[1]
     assert len(both[0]) >= 40
     assert len(server.of("secrets")) == 1
     server.put("secrets", secret_with("mine"))
-    assert await admin_token(api, KEY, "chat-admin", secret_with) == "mine"
+    assert await admin_token(api, KEY, UID, "chat-admin", secret_with) == "mine"
 
 
 async def test_a_secret_without_a_token_is_named_with_the_cure(server: Any, api: KubernetesApi) -> None:
@@ -211,7 +220,7 @@ async def test_a_secret_without_a_token_is_named_with_the_cure(server: Any, api:
     secret["data"] = {"password": "eA=="}
     server.put("secrets", secret)
     with pytest.raises(InvalidError, match="f-process/chat-admin: has no readable key 'token'; delete it"):
-        await admin_token(api, KEY, "chat-admin", secret_with)
+        await admin_token(api, KEY, UID, "chat-admin", secret_with)
 
 
 async def test_a_sentence_is_one_event_however_often_it_is_said(server: Any, api: KubernetesApi) -> None:

@@ -125,8 +125,7 @@ async def test_long_lists_come_in_pages(server: Any, api: KubernetesApi) -> None
 
 async def test_apply_if_changed_writes_once(server: Any, api: KubernetesApi) -> None:
     manifest = config_map("default", one="1")
-    live = await api.apply_if_changed(manifest, None)
-    assert live is not None
+    live = await api.create(manifest)
     writes = len(server.requests)
     assert await api.apply_if_changed(manifest, live) is None
     assert len(server.requests) == writes

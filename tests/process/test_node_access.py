@@ -19,8 +19,10 @@ from kvtide_operator.reconcile import access
 from kvtide_operator.reconcile.access import Nodes
 from kvtide_operator.world.cluster import PodState
 from kvtide_operator.world.kinds import CacheKey
+from kvtide_operator.world.owner import owner_reference
 
 KEY = CacheKey("f-process", "chat")
+UID = "uid-of-chat"
 POD = PodState("chat-0", 0, "u", "1", "127.0.0.1", True, False, "h", 0, 1 << 28, 1 << 28)
 
 
@@ -57,7 +59,8 @@ def certificate(folder: Path) -> dict[str, str]:
 
 
 def put(server: Any, name: str, data: dict[str, str]) -> None:
-    metadata = {"name": name, "namespace": KEY.namespace}
+    owners = [owner_reference(KEY.name, UID)]
+    metadata = {"name": name, "namespace": KEY.namespace, "ownerReferences": owners}
     server.put("secrets", {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data})
 
 
@@ -91,7 +94,7 @@ async def test_rotated_certificates_are_read_when_a_node_does_not_answer(
         async with node(tmp_path / "old", token) as port:
             monkeypatch.setattr(access, "ADMIN_PORT", port)
             for _ in range(3):
-                await nodes.follow(cache(), "u", (POD,))
+                await nodes.follow(cache(), UID, (POD,))
                 states, silent = await nodes.ask()
                 assert (list(states), silent) == (["chat-0"], {})
             assert server.requests.count(("GET", "/api/v1/namespaces/f-process/secrets/certs")) == 1
@@ -99,14 +102,14 @@ async def test_rotated_certificates_are_read_when_a_node_does_not_answer(
             _, silent = await nodes.ask()
             assert "certificate" in silent["chat-0"].lower()
             put(server, "certs", new)
-            await nodes.follow(cache(), "u", (POD,))
+            await nodes.follow(cache(), UID, (POD,))
             assert (await nodes.ask())[1], "not asked for again at once"
             monkeypatch.setattr(access, "REREAD_S", 0.0)
             put(server, "certs", {"tls.crt": "", "tls.key": ""})
-            await nodes.follow(cache(), "u", (POD,))
+            await nodes.follow(cache(), UID, (POD,))
             assert (await nodes.ask())[1], "what is of no use is not taken"
             put(server, "certs", new)
-            await nodes.follow(cache(), "u", (POD,))
+            await nodes.follow(cache(), UID, (POD,))
             states, silent = await nodes.ask()
             assert (list(states), silent) == (["chat-0"], {})
     finally:
@@ -120,4 +123,4 @@ async def test_a_secret_without_certificates_is_named_with_the_cure(server: Any,
     with pytest.raises(
         ManifestError, match=r"Secret certs lacks 'tls.crt'; give it tls.crt, tls.key and ca.crt"
     ):
-        await nodes.follow(cache(), "u", (POD,))
+        await nodes.follow(cache(), UID, (POD,))

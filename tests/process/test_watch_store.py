@@ -23,9 +23,11 @@ from kvtide_operator.world.kinds import (
     TIERED_CACHE,
     CacheKey,
 )
+from kvtide_operator.world.owner import owner_reference
 
 Recorded = Callable[[str], dict[str, Any]]
 CHAT = CacheKey("f-process", "chat")
+UID = "uid-of-chat"
 KINDS = (TIERED_CACHE, TIER_CLASS, CACHE_PLAN, STATEFUL_SET, POD, CLAIM, STORAGE_CLASS)
 
 
@@ -42,30 +44,80 @@ def new_store() -> tuple[ObjectStore, list[CacheKey]]:
     return ObjectStore(KINDS, woken.append), woken
 
 
+def owned_set(recorded: Recorded) -> dict[str, Any]:
+    raw = recorded("statefulset")
+    raw["metadata"]["ownerReferences"] = [owner_reference("chat", UID)]
+    return raw
+
+
 def test_the_world_of_a_cache(recorded: Recorded) -> None:
     store, woken = new_store()
-    store.put(STATEFUL_SET, recorded("statefulset"))
+    store.put(STATEFUL_SET, owned_set(recorded))
     store.put(POD, recorded("pod-infeasible"))
     store.put(CLAIM, recorded("claim-bound"))
     store.put(STORAGE_CLASS, recorded("storageclass"))
-    world = store.world(CHAT, 12.0)
+    world = store.world(CHAT, UID, 12.0)
     assert world.at_s == 12.0
     assert world.stateful_set is not None
     assert world.stateful_set.replicas == 1
     assert [pod.name for pod in world.pods] == ["chat-0"]
     assert [(claim.name, claim.expandable) for claim in world.claims] == [("ssd-chat-0", True)]
     assert set(woken) == {CHAT}
-    assert store.world(CacheKey("f-process", "other"), 0.0).pods == ()
-    assert store.world(CacheKey("other", "chat"), 0.0).stateful_set is None
+    assert store.world(CacheKey("f-process", "other"), UID, 0.0).pods == ()
+    assert store.world(CacheKey("other", "chat"), UID, 0.0).stateful_set is None
 
 
 def test_pods_are_in_the_order_of_their_numbers_and_strangers_are_none(recorded: Recorded) -> None:
     store, _ = new_store()
+    store.put(STATEFUL_SET, owned_set(recorded))
     for name in ("chat-10", "chat-2", "chat-debug", "chat", "chat-eu-1", "other-0"):
         raw = recorded("pod-infeasible")
         raw["metadata"]["name"] = name
         store.put(POD, raw)
-    assert [pod.name for pod in store.world(CHAT, 0.0).pods] == ["chat-2", "chat-10"]
+    assert [pod.name for pod in store.world(CHAT, UID, 0.0).pods] == ["chat-2", "chat-10"]
+
+
+def test_nothing_of_a_namesake_is_in_the_world(recorded: Recorded) -> None:
+    """Labels and names are as ours; the set's controller, or the pod's and the claim's, is another."""
+    store, _ = new_store()
+    store.put(STATEFUL_SET, recorded("statefulset"))  # nobody's
+    store.put(POD, recorded("pod-infeasible"))
+    store.put(CLAIM, recorded("claim-bound"))
+    world = store.world(CHAT, UID, 0.0)
+    assert (world.stateful_set, world.pods, world.claims) == (None, (), ())
+    store, _ = new_store()
+    store.put(STATEFUL_SET, owned_set(recorded))
+    for kind, name in ((POD, "pod-infeasible"), (CLAIM, "claim-bound")):
+        raw = recorded(name)
+        raw["metadata"]["ownerReferences"][0]["uid"] = "another-set"
+        store.put(kind, raw)
+    world = store.world(CHAT, UID, 0.0)
+    assert world.stateful_set is not None
+    assert (world.pods, world.claims) == ((), ())
+
+
+def test_what_was_handed_to_the_cache_is_known_while_its_set_is_made_anew(recorded: Recorded) -> None:
+    store, _ = new_store()
+    for kind, name in ((POD, "pod-infeasible"), (CLAIM, "claim-bound")):
+        raw = recorded(name)
+        raw["metadata"]["ownerReferences"] = [owner_reference("chat", UID, controller=False)]
+        store.put(kind, raw)
+    world = store.world(CHAT, UID, 0.0)
+    assert world.stateful_set is None
+    assert [pod.name for pod in world.pods] == ["chat-0"]
+    assert [claim.name for claim in world.claims] == ["ssd-chat-0"]
+
+
+def test_a_claim_that_goes_with_our_pod_is_ours(recorded: Recorded) -> None:
+    store, _ = new_store()
+    store.put(STATEFUL_SET, owned_set(recorded))
+    pod, claim = recorded("pod-infeasible"), recorded("claim-bound")
+    claim["metadata"]["ownerReferences"] = [
+        {"apiVersion": "v1", "kind": "Pod", "name": "chat-0", "uid": pod["metadata"]["uid"]}
+    ]
+    store.put(POD, pod)
+    store.put(CLAIM, claim)
+    assert [each.name for each in store.world(CHAT, UID, 0.0).claims] == ["ssd-chat-0"]
 
 
 def test_events_wake_the_caches_that_they_concern() -> None:

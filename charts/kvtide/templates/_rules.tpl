@@ -29,7 +29,7 @@ their cache by owner references, so that most need no delete; a user's spec is n
   verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, delete]
+  verbs: [get, list, watch, patch, delete]
 - apiGroups: [""]
   resources: [pods/resize]
   verbs: [patch]

@@ -23,6 +23,7 @@ class Seen:
         ssd_class: of its SSD; None without one.
         done: the pass over the world; None where nothing could be done.
         problem: why nothing could be done: a class that is not there, a spec that cannot be planned.
+        blocked: a sentence on each thing that the pass could not do; refused steps are in ``done``.
         prices: what a number of bytes that is paid for costs an hour, by medium.
         hit_ratios: blocks hit in a tier / blocks requested, by medium; without what is not known.
         prefix_hit_ratio: blocks hit in any tier / blocks requested, from traces; metrics go before it.
@@ -40,6 +41,7 @@ class Seen:
     done: Pass | None
     ssd_class: str | None = None
     problem: str | None = None
+    blocked: Sequence[str] = ()
     prices: Mapping[Medium, Callable[[int], float]] = field(default_factory=dict)
     hit_ratios: Mapping[Medium, float] = field(default_factory=dict)
     prefix_hit_ratio: float | None = None

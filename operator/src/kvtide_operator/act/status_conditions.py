@@ -55,6 +55,8 @@ def _reconciling(seen: Seen) -> Said:
 def _stalled(seen: Seen) -> Said:
     if seen.problem is not None:
         return "True", "NeedsAttention", seen.problem
+    if seen.blocked:
+        return "True", "ChildBlocked", "; ".join(seen.blocked)
     return "False", "NothingInTheWay", ""
 
 

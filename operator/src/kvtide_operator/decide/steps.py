@@ -67,9 +67,14 @@ class SetSpec:
 
 @dataclass(frozen=True, slots=True)
 class RecreateSet:
-    """Delete the StatefulSet and orphan its pods; the next pass creates it with other claims."""
+    """Delete the StatefulSet and orphan its pods and claims; the next pass creates it with other claims.
+
+    Before that they are handed to the cache, by which they are known while there is no set.
+    """
 
     uid: str
+    pods: tuple[str, ...] = ()
+    claims: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from kvtide_operator.observe.cluster import claim_state, pod_state, set_state
-from kvtide_operator.world.cluster import CacheWorld, ClaimState, PodState
+from kvtide_operator.world.cluster import CacheWorld
 from kvtide_operator.world.kinds import (
     CACHE_LABEL,
     CLAIM,
@@ -21,6 +21,7 @@ from kvtide_operator.world.kinds import (
     Kind,
     Raw,
 )
+from kvtide_operator.world.owner import controlled_by, owned_by
 
 _Name = tuple[str, str]
 # Nothing is applied to these by us, and the list of their managers is a third of their size.
@@ -136,14 +137,29 @@ class ObjectStore:
         objects = self._objects[kind]
         return [objects.live[name] for name in sorted(objects.of.get(key, ()))]
 
-    def world(self, key: CacheKey, at_s: float) -> CacheWorld:
-        """A cache as Kubernetes says it is; its nodes have not been asked yet."""
+    def world(self, key: CacheKey, uid: str, at_s: float) -> CacheWorld:
+        """What belongs to the cache with this uid, as Kubernetes says; its nodes have not been asked yet.
+
+        Pods and claims are the StatefulSet's, or those that a set which is made anew has handed to the cache.
+        """
         stateful_set = self.get(STATEFUL_SET, key.namespace, key.name)
+        if stateful_set is not None and not controlled_by(stateful_set, uid):
+            stateful_set = None
+        owners = {uid} if stateful_set is None else {uid, stateful_set["metadata"]["uid"]}
+        pods = [raw for raw in self._numbered(POD, key, key.name) if owned_by(raw, owners)]
+        # A claim that goes when its pod goes belongs to the pod.
+        owners |= {pod["metadata"]["uid"] for pod in pods}
+        claims = [
+            raw for raw in self._numbered(CLAIM, key, f"{SSD_CLAIM}-{key.name}") if owned_by(raw, owners)
+        ]
+        classes = {raw["metadata"]["name"]: raw for raw in self.every(STORAGE_CLASS)}
         return CacheWorld(
             at_s=at_s,
             stateful_set=None if stateful_set is None else set_state(stateful_set),
-            pods=self._pods(key),
-            claims=self._claims(key),
+            pods=tuple(sorted(map(pod_state, pods), key=lambda pod: pod.ordinal)),
+            claims=tuple(
+                sorted((claim_state(raw, classes) for raw in claims), key=lambda claim: claim.ordinal)
+            ),
         )
 
     def silence_s(self, kind: Kind) -> float:
@@ -157,15 +173,6 @@ class ObjectStore:
     def count(self, kind: Kind) -> int:
         """How many objects of a kind there are."""
         return len(self._objects[kind].live)
-
-    def _pods(self, key: CacheKey) -> tuple[PodState, ...]:
-        pods = [pod_state(raw) for raw in self._numbered(POD, key, key.name)]
-        return tuple(sorted(pods, key=lambda pod: pod.ordinal))
-
-    def _claims(self, key: CacheKey) -> tuple[ClaimState, ...]:
-        classes = {raw["metadata"]["name"]: raw for raw in self.every(STORAGE_CLASS)}
-        claims = [claim_state(raw, classes) for raw in self._numbered(CLAIM, key, f"{SSD_CLAIM}-{key.name}")]
-        return tuple(sorted(claims, key=lambda claim: claim.ordinal))
 
     def _numbered(self, kind: Kind, key: CacheKey, stem: str) -> list[Raw]:
         """Children named ``STEM-NUMBER``; somebody's own pod with our label is none of the set."""

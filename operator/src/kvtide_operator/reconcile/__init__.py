@@ -4,6 +4,7 @@ access      ways in to nodes and Prometheus
 cache       one cache: a pass
 declared    what is declared of it
 plans       its CachePlans
+turns       its passes, one at a time, and how a failure is said
 controller  which caches there are, and when it is whose turn
 """
 

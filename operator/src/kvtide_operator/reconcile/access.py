@@ -50,12 +50,13 @@ class Nodes:
 
         Raises:
             ApiError: the token or the certificates cannot be read.
-            ManifestError: there are no usable certificates.
+            ManifestError: there are no usable certificates, or the token's Secret is somebody else's.
         """
         if self._token is None:
             self._token = await admin_token(
                 self._api,
                 self._key,
+                uid,
                 admin_secret_name(cache),
                 lambda token: admin_secret(cache, uid, token),
             )

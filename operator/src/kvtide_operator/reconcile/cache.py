@@ -1,6 +1,5 @@
 """One TieredCache on Kubernetes: passes that bring the cluster to its target, and what a round may decide."""
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +34,7 @@ from kvtide_operator.observe.watch_store import ObjectStore
 from kvtide_operator.planner.prices import price_of
 from kvtide_operator.reconcile.access import Nodes
 from kvtide_operator.reconcile.declared import first_class, manifest_of, sentence_of, within
+from kvtide_operator.reconcile.failures import Failure
 from kvtide_operator.reconcile.plans import Plans
 from kvtide_operator.world.cluster import CacheWorld
 from kvtide_operator.world.kinds import SERVICE_MONITOR, TIER_CLASS, TIERED_CACHE, CacheKey, Raw
@@ -42,10 +42,11 @@ from kvtide_operator.world.kinds import SERVICE_MONITOR, TIER_CLASS, TIERED_CACH
 MAX_NEWS: Final = 64
 """Decisions that could not be written into the status yet; older ones are forgotten."""
 
+FAILURES: Final = frozenset({Ending.FOREIGN, Ending.REFUSED, Ending.FAILED})
+"""How what a pass wanted may end without having come about."""
+
 PassEnding = Literal["settled", "acted", "waits"]
 """How a pass ended: nothing is to be done, something was, or something else is waited for."""
-
-log = logging.getLogger("kvtide_operator.cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,8 @@ class LiveCache:
     Attributes:
         manifest: what is declared; None while that cannot be used.
         last: the newest round.
+        round_failure: why there was no newer one; None where there was.
+        failed: what of the last pass did not come about.
         target: what the cache shall hold.
         ssd_class: of its SSD tier, None without one.
     """
@@ -82,6 +85,8 @@ class LiveCache:
     hands: Hands
     manifest: Manifest | None = None
     last: Round | None = None
+    round_failure: str | None = None
+    failed: tuple[Outcome, ...] = ()
     target: Target = field(default_factory=lambda: Target(0))
     ssd_class: str | None = None
     nodes: Nodes = field(init=False)
@@ -135,10 +140,10 @@ class LiveCache:
             cache = TieredCache.model_validate(self._raw)
         except ValidationError as error:
             self.manifest = None
-            await self._write(_stalled(self._raw, sentence_of(error), now_s))
+            await self._write(_stalled(self._raw, Failure("InvalidSpec", sentence_of(error)), now_s))
             return "settled"
         await self._recall(cache, now_s)
-        world = self.hands.store.world(self.key, now_s)
+        world = self.hands.store.world(self.key, cache.metadata.uid, now_s)
         done: Pass | None = None
         problem: str | None = None
         try:
@@ -151,6 +156,21 @@ class LiveCache:
         if done is None or done.settled:
             return "settled"
         return "acted" if self._acted else "waits"
+
+    async def pass_failed(self, failure: Failure) -> None:
+        """Say why the last pass came to no end. The next one that does takes it back.
+
+        Raises:
+            ApiError: that cannot be written either.
+            NotLeaderError: another operator leads by now.
+        """
+        await self.hands.events.record(self._raw, failure.reason, failure.sentence, kind="Warning")
+        await self._write(_stalled(self._raw, failure, time.time()))
+
+    async def round_failed(self, failure: Failure) -> None:
+        """Say why the last round came to no end, until one does; the next pass writes it into the status."""
+        self.round_failure = failure.sentence
+        await self.hands.events.record(self._raw, failure.reason, failure.sentence, kind="Warning")
 
     async def close(self) -> None:
         """Let go of the nodes."""
@@ -207,8 +227,8 @@ class LiveCache:
             operator_namespace=hands.namespace,
             has_service_monitors=SERVICE_MONITOR in hands.store.kinds,
         )
-        applied = await hands.executor.apply(manifests)
-        taken = await hands.executor.take(self.key, done.steps, self.nodes.clients)
+        applied = await hands.executor.apply(uid, manifests)
+        taken = await hands.executor.take(self.key, uid, done.steps, self.nodes.clients)
         self._held = done.held
         # What failed is not tried again at once.
         self._acted = bool(taken) and all(outcome.ending is Ending.DONE for outcome in taken)
@@ -216,16 +236,14 @@ class LiveCache:
         return world, done
 
     async def _learn(self, outcomes: tuple[Outcome, ...]) -> None:
+        self.failed = tuple(outcome for outcome in outcomes if outcome.ending in FAILURES)
         self._refused = tuple(
             Refused(outcome.what, outcome.sentence)
             for outcome in outcomes
             if outcome.ending is Ending.REFUSED and isinstance(outcome.what, Step)
         )
-        for outcome in outcomes:
-            if outcome.ending is Ending.REFUSED:
-                await self.hands.events.record(self._raw, "Refused", outcome.sentence, kind="Warning")
-            elif outcome.ending is Ending.FAILED:
-                log.warning("A step failed", extra={"cache": str(self.key), "reason": outcome.sentence})
+        for outcome in self.failed:
+            await self.hands.events.record(self._raw, outcome.ending, outcome.sentence, kind="Warning")
 
     async def _report(
         self, cache: TieredCache, world: CacheWorld, done: Pass | None, problem: str | None
@@ -245,13 +263,14 @@ class LiveCache:
             target=self.target,
             done=done,
             problem=problem,
+            blocked=tuple(one.sentence for one in self.failed if not _is_waited_for(one)),
             ssd_class=self.ssd_class,
             prices=_prices(self.manifest, self.ssd_class),
             prefix_hit_ratio=last.demand.seen_prefix_hit_ratio if last and last.demand else None,
             metrics=last.metrics if last else None,
             plan=last.plan if last else None,
             plan_name=self.plans.newest,
-            no_plan="; ".join(last.notes) or last.verdict.reason if last and last.plan is None else None,
+            no_plan=self.round_failure or _no_plan(last),
             prediction_error=last.noise if last else None,
             decisions=tuple(self._news),
         )
@@ -278,6 +297,18 @@ def _moves_of(status: TieredCacheStatus | None) -> list[DecisionStatus]:
     return [one for one in (status.decisions if status else ()) if one.action != "Hold"]
 
 
+def _is_waited_for(outcome: Outcome) -> bool:
+    """Whether a pass goes on around a refusal, and `Reconciling` says so."""
+    return outcome.ending is Ending.REFUSED and isinstance(outcome.what, Step)
+
+
+def _no_plan(last: Round | None) -> str | None:
+    """Why the newest round has no plan; None where it has one."""
+    if last is None or last.plan is not None:
+        return None
+    return "; ".join(last.notes) or last.verdict.reason
+
+
 def _prices(manifest: Manifest | None, ssd_class: str | None) -> dict[Any, Any]:
     if manifest is None:
         return {}
@@ -287,11 +318,13 @@ def _prices(manifest: Manifest | None, ssd_class: str | None) -> dict[Any, Any]:
     return prices
 
 
-def _stalled(raw: Raw, sentence: str, now_s: float) -> dict[str, Any]:
-    """The status as it was, but for the sentence on what is wrong with the spec."""
+def _stalled(raw: Raw, failure: Failure, now_s: float) -> dict[str, Any]:
+    """The status as it was, but for the sentence on what is in the way."""
     status = dict(raw.get("status", {}))
     generation = raw["metadata"].get("generation")
-    stalled = condition("Stalled", "True", "InvalidSpec", sentence, at_s=now_s, generation=generation)
+    stalled = condition(
+        "Stalled", "True", failure.reason, failure.sentence, at_s=now_s, generation=generation
+    )
     before = [one for one in status.get("conditions", ()) if one.get("type") == "Stalled"]
     if before and (before[0]["status"], before[0].get("message")) == ("True", stalled.message):
         return status

@@ -2,7 +2,7 @@
 
 from kvtide_operator.act.kubernetes.api import KubernetesApi
 from kvtide_operator.act.kubernetes.children import labels
-from kvtide_operator.act.kubernetes.errors import ConflictError, NotFoundError
+from kvtide_operator.act.kubernetes.errors import ConflictError, InvalidError, NotFoundError
 from kvtide_operator.api.base import API_VERSION
 from kvtide_operator.api.cacheplan import CachePlan
 from kvtide_operator.api.tieredcache import TieredCache
@@ -12,6 +12,7 @@ from kvtide_operator.decide.steps import Target
 from kvtide_operator.loop import Round
 from kvtide_operator.observe.watch_store import ObjectStore
 from kvtide_operator.world.kinds import CACHE_PLAN, CacheKey
+from kvtide_operator.world.owner import controlled_by, not_ours, owner_reference
 
 
 class Plans:
@@ -37,7 +38,7 @@ class Plans:
         Raises:
             ApiError: one could not be written.
         """
-        plans = self._plans()
+        plans = self._plans(cache.metadata.uid)
         scaling = cache.spec.scaling
         now = Now(
             mode=scaling.mode,
@@ -74,23 +75,17 @@ class Plans:
             self.approved = False
             return
         chosen = point_of(plan.chosen)
-        if is_needed(chosen, plan.gain, self._plans(), minimum):
+        if is_needed(chosen, plan.gain, self._plans(cache.metadata.uid), minimum):
             await self._create(cache, cache_plan(*self._key, plan, demand, currency=currency, now_s=now_s))
         active = self._active
         self.approved = active is not None and not has_moved(active.spec.point, chosen, minimum)
 
-    def _plans(self) -> list[CachePlan]:
-        return [CachePlan.model_validate(raw) for raw in self._store.children(CACHE_PLAN, self._key)]
+    def _plans(self, uid: str) -> list[CachePlan]:
+        """The cache's own: somebody else's with our label is left alone."""
+        children = self._store.children(CACHE_PLAN, self._key)
+        return [CachePlan.model_validate(raw) for raw in children if controlled_by(raw, uid)]
 
     async def _create(self, cache: TieredCache, plan: CachePlan) -> None:
-        owner = {
-            "apiVersion": API_VERSION,
-            "kind": "TieredCache",
-            "name": self._key.name,
-            "uid": cache.metadata.uid,
-            "controller": True,
-            "blockOwnerDeletion": False,
-        }
         manifest = {
             "apiVersion": API_VERSION,
             "kind": "CachePlan",
@@ -98,14 +93,17 @@ class Plans:
                 "name": plan.metadata.name,
                 "namespace": self._key.namespace,
                 "labels": labels(cache),
-                "ownerReferences": [owner],
+                "ownerReferences": [owner_reference(self._key.name, cache.metadata.uid)],
             },
             "spec": plan.spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"approved"}),
         }
         try:
             self._store.put(CACHE_PLAN, await self._api.create(manifest))
         except ConflictError:
-            return  # it says the same already
+            there = await self._api.get(CACHE_PLAN, self._key.namespace, plan.metadata.name)
+            if not controlled_by(there, cache.metadata.uid):
+                raise InvalidError("creating a plan", not_ours(there, cache.metadata.uid)) from None
+            # Else it says the same already.
 
     async def _write(self, plan: CachePlan, status: object) -> None:
         manifest = {

@@ -7,10 +7,12 @@ from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from kvtide_operator.act.kubernetes.compare import differs
+from kvtide_operator.act.kubernetes.compare import as_applied, differs
 from kvtide_operator.act.kubernetes.errors import (
     ApiError,
+    ConflictError,
     ForbiddenError,
+    InvalidError,
     NotFoundError,
     NotLeaderError,
     ThrottledError,
@@ -112,19 +114,37 @@ class KubernetesApi:
                 return items, page["metadata"]["resourceVersion"]
         raise ApiError(f"GET {kind.path(namespace)}", f"more than {MAX_PAGES * PAGE_OBJECTS:,} objects")
 
-    async def apply(self, manifest: Raw) -> dict[str, Any]:
-        """Server-side apply of a child that is ours alone; what others hold of its fields is taken over."""
+    async def apply(self, manifest: Raw, *, uid: str | None = None) -> dict[str, Any]:
+        """Server-side apply of a child that is ours alone; what others hold of its fields is taken over.
+
+        With a ``uid`` only to the object that has it, never to a namesake: ConflictError then.
+        """
         kind, path = _place(manifest)
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self._write(
-            Call("PATCH", path, query, dict(manifest), "application/apply-patch+yaml"), kind
-        )
+        body = dict(manifest)
+        if uid is not None:
+            body["metadata"] = {**manifest["metadata"], "uid": uid}
+        try:
+            return await self._write(Call("PATCH", path, query, body, "application/apply-patch+yaml"), kind)
+        except InvalidError as error:
+            if (
+                uid is not None and "metadata.uid" in error.sentence
+            ):  # how the server says that it is another one
+                raise ConflictError(f"PATCH {path}", error.sentence, 409) from None
+            raise
 
-    async def apply_if_changed(self, manifest: Raw, live: Raw | None) -> dict[str, Any] | None:
-        """Apply only where the live object differs from the manifest; None when nothing was written."""
-        if live is not None and not differs(manifest, live, FIELD_MANAGER):
+    async def apply_if_changed(self, manifest: Raw, live: Raw) -> dict[str, Any] | None:
+        """Apply to ``live`` where it differs from the manifest; None when nothing was written."""
+        if not differs(manifest, live, FIELD_MANAGER):
             return None
-        return await self.apply(manifest)
+        created = as_applied(live, FIELD_MANAGER)
+        if created is not None:
+            # A field that a creation has written stays for ever, unless it is made an applied one first.
+            path = _place(manifest)[1]
+            await self._write(
+                Call("PATCH", path, {}, created, "application/json-patch+json"), kind_of(manifest)
+            )
+        return await self.apply(manifest, uid=live["metadata"]["uid"])
 
     async def apply_status(self, manifest: Raw) -> dict[str, Any]:
         """Server-side apply of the ``status`` of one of our own kinds; it becomes exactly what is given."""

@@ -98,16 +98,38 @@ def _amount(quantity: Any) -> Decimal | str:
         return text
 
 
+def as_applied(live: Raw, manager: str) -> list[dict[str, Any]] | None:
+    """The JSON patch by which what ``manager`` has created counts as applied; None where it does already.
+
+    An object is created and not applied, so that it can never be laid over one that is there. What a creation
+    has written is no later apply's to take away; the API server lets ``managedFields`` be rewritten for that.
+    """
+    entries = live["metadata"].get("managedFields", ())
+    created = [at for at, entry in enumerate(entries) if _is_of(entry, manager, "Update")]
+    if not created or any(_is_of(entry, manager, "Apply") for entry in entries):
+        return None
+    # Refused as a conflict by any other version, and so by a namesake.
+    version = {
+        "op": "replace",
+        "path": "/metadata/resourceVersion",
+        "value": live["metadata"]["resourceVersion"],
+    }
+    operation = f"/metadata/managedFields/{created[0]}/operation"
+    return [version, {"op": "replace", "path": operation, "value": "Apply"}]
+
+
+def _is_of(entry: Mapping[str, Any], manager: str, operation: str) -> bool:
+    said = entry.get("manager"), entry.get("operation"), entry.get("subresource", "")
+    return said == (manager, operation, "")
+
+
 def _owned(live: Raw, manager: str) -> Mapping[str, Any]:
-    """The tree of fields that ``manager`` has applied (FieldsV1), empty where it has not."""
-    for entry in live.get("metadata", {}).get("managedFields", ()):
-        if (
-            entry.get("manager") == manager
-            and entry.get("operation") == "Apply"
-            and not entry.get("subresource")
-        ):
-            fields: Mapping[str, Any] = entry.get("fieldsV1", {})
-            return fields
+    """The tree of fields that ``manager`` has created or applied (FieldsV1), empty where it has not."""
+    for operation in ("Apply", "Update"):
+        for entry in live.get("metadata", {}).get("managedFields", ()):
+            if _is_of(entry, manager, operation):
+                fields: Mapping[str, Any] = entry.get("fieldsV1", {})
+                return fields
     return {}
 
 

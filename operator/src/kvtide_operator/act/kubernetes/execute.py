@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -38,6 +39,7 @@ from kvtide_operator.world.kinds import (
     Raw,
     kind_of,
 )
+from kvtide_operator.world.owner import controlled_by, not_ours, owner_reference
 
 MAX_CONCURRENT: Final = 32
 """Steps of all caches under way at once; more wait for their turn."""
@@ -49,6 +51,7 @@ class Ending(StrEnum):
     DONE = "Done"
     UNCHANGED = "Unchanged"  # it was so already
     STALE = "Stale"  # the object is another one by now: the next pass looks at it anew
+    FOREIGN = "Foreign"  # somebody else's object is under that name
     REFUSED = "Refused"  # a rule, a right or a quota is against it; trying again changes nothing
     FAILED = "Failed"  # for now
 
@@ -83,25 +86,31 @@ class Executor:
         self._seen = seen
         self._turn = asyncio.Semaphore(MAX_CONCURRENT)
 
-    async def apply(self, manifests: Sequence[Raw]) -> tuple[Outcome, ...]:
-        """Bring the children to their manifests, where they are not like them already.
+    async def apply(self, uid: str, manifests: Sequence[Raw]) -> tuple[Outcome, ...]:
+        """Bring the children of the cache with this uid to their manifests, where they are not so already.
+
+        What is there under one of their names and is not the cache's is left as it is.
 
         Raises:
             NotLeaderError: this process does not lead any more. What was under way has ended.
         """
-        return await self._all([(_said(m), self._apply(m)) for m in manifests])
+        return await self._all([(_said(m), self._apply(uid, m)) for m in manifests])
 
     async def take(
-        self, key: CacheKey, steps: Sequence[Step], nodes: Mapping[str, NodeClient]
+        self, key: CacheKey, uid: str, steps: Sequence[Step], nodes: Mapping[str, NodeClient]
     ) -> tuple[Outcome, ...]:
         """Take the steps, each to its end; one that fails does not stop another.
 
-        ``nodes`` has a client by the name of each pod that has an address.
+        Args:
+            key: the cache whose steps these are.
+            uid: its uid.
+            steps: what to do.
+            nodes: a client by the name of each pod that has an address.
 
         Raises:
             NotLeaderError: this process does not lead any more. What was under way has ended.
         """
-        return await self._all([(step, self._take(key, step, nodes)) for step in steps])
+        return await self._all([(step, self._take(key, uid, step, nodes)) for step in steps])
 
     async def _all(self, work: Sequence[tuple[Step | str, Awaitable[Outcome]]]) -> tuple[Outcome, ...]:
         done = await asyncio.gather(*(self._one(what, act) for what, act in work), return_exceptions=True)
@@ -119,23 +128,41 @@ class Executor:
             except (ApiError, NodeError) as error:
                 return Outcome(what, _ending_of(error), str(error))
 
-    async def _apply(self, manifest: Raw) -> Outcome:
+    async def _apply(self, uid: str, manifest: Raw) -> Outcome:
         kind, metadata = kind_of(manifest), manifest["metadata"]
         live = self._live(kind, metadata["namespace"], metadata["name"])
         if live is not None and "deletionTimestamp" in live["metadata"]:
             # What is applied to it now would go with it, and look as if it had been done.
             return Outcome(_said(manifest), Ending.STALE, f"{_said(manifest)} is being deleted")
+        if live is None:
+            return await self._create(uid, manifest)
+        if not controlled_by(live, uid):
+            return Outcome(_said(manifest), Ending.FOREIGN, not_ours(live, uid))
         now = await self._api.apply_if_changed(manifest, live)
         if now is None:
             return Outcome(_said(manifest), Ending.UNCHANGED, f"{_said(manifest)} is as it shall be")
         self._seen(kind, now)
-        verb = "created" if live is None else "changed"
-        return Outcome(_said(manifest), Ending.DONE, f"{verb} {_said(manifest)}")
+        return Outcome(_said(manifest), Ending.DONE, f"changed {_said(manifest)}")
 
-    async def _take(self, key: CacheKey, step: Step, nodes: Mapping[str, NodeClient]) -> Outcome:
+    async def _create(self, uid: str, manifest: Raw) -> Outcome:
+        """Make a child that was not seen; where one is there all the same, say whose it is."""
+        kind, metadata = kind_of(manifest), manifest["metadata"]
+        try:
+            self._seen(kind, await self._api.create(manifest))
+        except NotFoundError as error:  # the namespace, or the kind: nothing that the next pass sees anew
+            return Outcome(_said(manifest), Ending.FAILED, str(error))
+        except ConflictError:
+            there = await self._api.get(kind, metadata["namespace"], metadata["name"])
+            if not controlled_by(there, uid):
+                return Outcome(_said(manifest), Ending.FOREIGN, not_ours(there, uid))
+            self._seen(kind, there)
+            return Outcome(_said(manifest), Ending.STALE, f"{_said(manifest)} was there already")
+        return Outcome(_said(manifest), Ending.DONE, f"created {_said(manifest)}")
+
+    async def _take(self, key: CacheKey, uid: str, step: Step, nodes: Mapping[str, NodeClient]) -> Outcome:
         match step:
             case RecreateSet():
-                sentence = await self._recreate(key, step)
+                sentence = await self._recreate(key, uid, step)
             case ResizePod():
                 sentence = await self._resize(key, step)
             case ExpandClaim():
@@ -151,7 +178,12 @@ class Executor:
                 sentence = await _told(node, step)
         return Outcome(step, Ending.DONE, sentence)
 
-    async def _recreate(self, key: CacheKey, step: RecreateSet) -> str:
+    async def _recreate(self, key: CacheKey, uid: str, step: RecreateSet) -> str:
+        handed = {"metadata": {"ownerReferences": [owner_reference(key.name, uid, controller=False)]}}
+        for kind, names in ((POD, step.pods), (CLAIM, step.claims)):
+            for name in names:
+                with suppress(NotFoundError):
+                    self._seen(kind, await self._api.patch_by_key(kind, key.namespace, name, handed))
         await self._api.delete(STATEFUL_SET, key.namespace, key.name, uid=step.uid, orphan=True)
         return f"deleted StatefulSet {key.name} to make it anew; its pods go on"
 

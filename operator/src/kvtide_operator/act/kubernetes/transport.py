@@ -12,7 +12,7 @@ import urllib3.exceptions
 from kubernetes import config
 from kubernetes.client import ApiClient, ApiException, Configuration
 
-from kvtide_operator.act.kubernetes.errors import InvalidError, TimedOutError, UnavailableError, error_of
+from kvtide_operator.act.kubernetes.errors import TimedOutError, UnavailableError, error_of
 
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 15.0
@@ -106,20 +106,32 @@ class Transport:
             raise TimedOutError(str(call), f"no answer in time ({_words(error)})") from None
         except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
             raise UnavailableError(str(call), f"cannot be reached ({_words(error)})") from None
-        body = _decoded(call, said) if said else {}
         if reply.status >= 400:
-            raise error_of(str(call), reply.status, body, reply.headers.get("Retry-After"))
-        return body
+            raise error_of(str(call), reply.status, _refusal(said), reply.headers.get("Retry-After"))
+        return _decoded(call, said)
 
 
 def _decoded(call: Call, said: bytes) -> dict[str, Any]:
     try:
+        body = msgspec.json.decode(said, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        body = {}
+    # Every answer but that to a deletion is an object or a list, and both have metadata.
+    if call.verb != "DELETE" and not isinstance(body.get("metadata"), dict):
+        raise UnavailableError(str(call), f"the answer is no Kubernetes object: {_begun(said)}")
+    return body
+
+
+def _refusal(said: bytes) -> dict[str, Any]:
+    try:
         return msgspec.json.decode(said, type=dict[str, Any])
-    except msgspec.MsgspecError:
-        # A proxy on the way answers in HTML or plain text; its first words help whoever reads the log.
-        if said[:1] in (b"{", b"["):
-            raise InvalidError(str(call), "the answer is not a JSON object") from None
-        return {"message": said[:200].decode(errors="replace")}
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return {"message": _begun(said)}
+
+
+def _begun(said: bytes) -> str:
+    """A proxy on the way answers in HTML or plain text; its first words help whoever reads the log."""
+    return said[:200].decode(errors="replace")
 
 
 def _words(error: Exception) -> str:

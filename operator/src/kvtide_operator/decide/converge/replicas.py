@@ -31,7 +31,12 @@ def recreation(view: View) -> RecreateSet | None:
     if stateful_set is None or stateful_set.deleting or not claims_differ(view, stateful_set):
         return None
     awaited = [seat for seat in view.awaited if seat.ordinal < stateful_set.replicas]
-    return None if awaited else RecreateSet(stateful_set.uid)
+    if awaited:
+        return None
+    pods, claims = view.world.pods, view.world.claims
+    return RecreateSet(
+        stateful_set.uid, tuple(pod.name for pod in pods), tuple(claim.name for claim in claims)
+    )
 
 
 def _kept_replicas(view: View, slots: Slots) -> int:

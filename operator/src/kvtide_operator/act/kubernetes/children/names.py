@@ -2,9 +2,9 @@
 
 from typing import Any, Final
 
-from kvtide_operator.api.base import API_VERSION
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.world.kinds import CACHE_LABEL
+from kvtide_operator.world.owner import owner_reference
 
 Manifest = dict[str, Any]
 """A Kubernetes object, or a part of one, as JSON."""
@@ -63,14 +63,5 @@ def metadata(cache: TieredCache, owner_uid: str, name: str) -> Manifest:
         "name": name,
         "namespace": cache.metadata.namespace,
         "labels": labels(cache),
-        "ownerReferences": [
-            {
-                "apiVersion": API_VERSION,
-                "kind": "TieredCache",
-                "name": cache.metadata.name,
-                "uid": owner_uid,
-                "controller": True,
-                "blockOwnerDeletion": False,
-            }
-        ],
+        "ownerReferences": [owner_reference(cache.metadata.name, owner_uid)],
     }
