@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from kvtide_operator.api.manifest import Manifest, ManifestError
+from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.planner.scenario import engine_profile
 from kvtide_operator.reconcile import declared
@@ -32,7 +33,9 @@ def declare(profile: dict[str, Any] | None = None, without: str | None = None) -
     for each in known:
         if each["metadata"]["name"] == without:
             del each["spec"]["storageClassName"]
-    return manifest_of(KEY, TieredCache.model_validate(document), known)
+    manifest, missing = manifest_of(KEY, TieredCache.model_validate(document), known, {})
+    assert missing is None
+    return manifest
 
 
 def ssd_classes(manifest: Manifest) -> tuple[str, ...]:
@@ -49,8 +52,22 @@ def test_all_classes_are_chosen_from_where_each_names_its_storage_class() -> Non
 def test_a_class_that_is_not_there_is_named() -> None:
     document = yaml.safe_load((SAMPLES / "vllm-large.yaml").read_text())
     known = [one for one in classes() if one["metadata"]["name"] != "essd-pl2"]
-    with pytest.raises(ManifestError, match="essd-pl2"):
-        manifest_of(KEY, TieredCache.model_validate(document), known)
+    with pytest.raises(
+        ManifestError, match=r"'essd-pl2', which is not there.*there are: dram-standard, essd-"
+    ):
+        manifest_of(KEY, TieredCache.model_validate(document), known, {})
+
+
+def test_a_class_that_is_gone_is_as_it_was_until_it_is_back() -> None:
+    cache = TieredCache.model_validate(yaml.safe_load((SAMPLES / "vllm-large.yaml").read_text()))
+    known: dict[str, TierClass] = {}
+    before, _ = manifest_of(KEY, cache, classes(), known)
+    now, missing = manifest_of(KEY, cache, [], known)
+    assert now == before
+    assert missing is not None
+    assert "TierClass dram-standard, essd-pl1, essd-pl2 is gone: sizes are kept" in missing
+    back, missing = manifest_of(KEY, cache, classes(), known)
+    assert (back, missing) == (before, None)
 
 
 def test_step_times_of_a_file_are_those_that_the_operators_pod_has(

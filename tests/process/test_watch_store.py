@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvtide_operator.act.kubernetes.errors import ApiError, UnavailableError
+from kvtide_operator.decide.converge.view import seats_of
 from kvtide_operator.observe.watch_relist import Relist, selector_of
 from kvtide_operator.observe.watch_store import ObjectStore
 from kvtide_operator.world.kinds import (
@@ -118,6 +119,28 @@ def test_a_claim_that_goes_with_our_pod_is_ours(recorded: Recorded) -> None:
     store.put(POD, pod)
     store.put(CLAIM, claim)
     assert [each.name for each in store.world(CHAT, UID, 0.0).claims] == ["ssd-chat-0"]
+
+
+def test_an_object_that_cannot_be_read_is_named_and_the_rest_goes_on(recorded: Recorded) -> None:
+    store, _ = new_store()
+    store.put(STATEFUL_SET, owned_set(recorded))
+    for name in ("chat-0", "chat-1"):
+        pod, claim = recorded("pod-infeasible"), recorded("claim-bound")
+        pod["metadata"]["name"], claim["metadata"]["name"] = name, f"ssd-{name}"
+        if name == "chat-1":
+            pod["spec"]["containers"][0]["resources"]["limits"]["memory"] = "much"
+            claim["spec"]["resources"]["requests"]["storage"] = "more"
+        store.put(POD, pod)
+        store.put(CLAIM, claim)
+    world = store.world(CHAT, UID, 0.0)
+    assert [claim.name for claim in world.claims] == ["ssd-chat-0"]
+    assert [sentence.partition(":")[0] for sentence in world.unreadable] == [
+        "Pod chat-1 cannot be read",
+        "PersistentVolumeClaim ssd-chat-1 cannot be read",
+    ]
+    (seat,) = seats_of(world, "chat", [1])
+    assert seat.unknown, "a pod that may run holds entries"
+    assert seat.why_silent == world.unreadable[0]
 
 
 def test_events_wake_the_caches_that_they_concern() -> None:

@@ -93,6 +93,20 @@ def test_a_plan_is_current_when_it_is_followed(seen: Seen, mode, changes, said) 
     assert brief(planned, "PlanCurrent")[:2] == said
 
 
+def test_an_approved_plan_does_not_wait_for_approval(seen: Seen) -> None:
+    planned = replace(seen, cache=cache(scaling={"mode": "Advise"}), plan=plan())
+    assert "waits for approval" in condition(planned, "PlanCurrent").message
+    approved = condition(replace(planned, approved=True), "PlanCurrent")
+    assert (approved.reason, "waits" in approved.message) == ("OnTheWay", False)
+
+
+def test_what_is_in_the_way_is_said(seen: Seen) -> None:
+    blocked = replace(seen, blocked=("Service chat belongs to Deployment web", "Pod chat-0 cannot be read"))
+    assert brief(blocked, "Stalled") == (
+        "True", "ChildBlocked", "Service chat belongs to Deployment web; Pod chat-0 cannot be read",
+    )  # fmt: skip
+
+
 def test_the_gravest_resize_is_the_reason(seen: Seen) -> None:
     waits = PodResize("InProgress", "", NOW_S)
     full = PodResize("Infeasible", "Node didn't have enough capacity: memory", NOW_S)

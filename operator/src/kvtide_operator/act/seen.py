@@ -30,6 +30,7 @@ class Seen:
         metrics: of the engines; None where the spec names no source.
         plan: the newest plan; None keeps what was said of the last.
         plan_name: of its CachePlan, where one was written.
+        approved: whether someone approved the plan.
         no_plan: why there is no plan for the present workload; None where there is one.
         prediction_error: measured less simulated, of the point in effect.
         decisions: those since the last status, oldest first.
@@ -48,6 +49,7 @@ class Seen:
     metrics: EngineMetrics | None = None
     plan: Plan | None = None
     plan_name: str | None = None
+    approved: bool = False
     no_plan: str | None = None
     prediction_error: PredictionError | None = None
     decisions: Sequence[DecisionStatus] = ()

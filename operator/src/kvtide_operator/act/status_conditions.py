@@ -95,6 +95,8 @@ def _plan_current(seen: Seen) -> Said:
     size = format_quantity(seen.plan.chosen.configuration.dram_bytes)
     if mode == "Auto":
         return "False", "OnTheWay", f"a plan of {size} DRAM is approached in permitted steps"
+    if mode == "Advise" and seen.approved:
+        return "False", "OnTheWay", f"a plan of {size} DRAM was approved and is approached in permitted steps"
     awaits = "waits for approval" if mode == "Advise" else "is not applied: mode is Manual"
     return "False", f"{mode}Mode", f"a plan of {size} DRAM {awaits}"
 

@@ -1,5 +1,6 @@
 """Reads manifests from YAML: a TieredCache and the TierClasses it names, in one file or several documents."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +45,10 @@ def load_manifest(path: Path) -> Manifest:
     return linked(path, caches[0], classes)
 
 
-def linked(path: Path, cache: TieredCache, classes: dict[str, TierClass]) -> Manifest:
-    """A cache with the classes that its tiers name.
+def linked(
+    path: Path, cache: TieredCache, classes: dict[str, TierClass], there: Collection[str] | None = None
+) -> Manifest:
+    """A cache with the classes that its tiers name; ``there`` are the names that could be named instead.
 
     Raises:
         ManifestError: a class is missing or of another medium.
@@ -55,7 +58,7 @@ def linked(path: Path, cache: TieredCache, classes: dict[str, TierClass]) -> Man
             if name not in classes:
                 raise ManifestError(
                     f"{path}: tier {tier.name!r} names class {name!r}, which is not there; "
-                    f"add a TierClass of that name (there are: {', '.join(sorted(classes)) or 'none'})"
+                    f"add a TierClass of that name (there are: {', '.join(sorted(there or classes)) or 'none'})"
                 )
             if classes[name].spec.medium != tier.medium:
                 raise ManifestError(

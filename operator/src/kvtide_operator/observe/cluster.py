@@ -11,11 +11,39 @@ from kvtide_operator.world.kinds import GROWN_AT, NODE_CONTAINER, SSD_CLAIM, TEM
 
 # Growing failed, for now or for good; the kubelet and the resizer try again by themselves.
 _CLAIM_PROBLEMS: Final = ("ControllerResizeError", "NodeResizeError")
+# What reading an object that somebody has written by hand may raise.
+_UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError)
 _INFEASIBLE: Final = ("ControllerResizeInfeasible", "NodeResizeInfeasible")
 
 
 def pod_state(pod: Raw) -> PodState:
-    """A pod of a cache's StatefulSet."""
+    """A pod of a cache's StatefulSet; one that cannot be read says so, for it may hold entries."""
+    try:
+        return _pod_state(pod)
+    except _UNREADABLE as error:
+        metadata = pod["metadata"]
+        return PodState(
+            name=metadata["name"],
+            ordinal=ordinal_of(metadata["name"]),
+            uid=metadata["uid"],
+            resource_version=metadata["resourceVersion"],
+            ip=None,
+            ready=False,
+            deleting="deletionTimestamp" in metadata,
+            template_hash="",
+            restarts=0,
+            wanted_memory_bytes=0,
+            memory_bytes=None,
+            unreadable=unreadable(pod, error),
+        )
+
+
+def unreadable(raw: Raw, error: Exception) -> str:
+    """A sentence on an object that says what is not understood."""
+    return f"{raw.get('kind', 'object')} {raw['metadata']['name']} cannot be read: {error}"
+
+
+def _pod_state(pod: Raw) -> PodState:
     metadata, status = pod["metadata"], pod.get("status", {})
     wanted = _named(pod["spec"].get("containers", ()), NODE_CONTAINER)
     actual = _named(status.get("containerStatuses", ()), NODE_CONTAINER)
@@ -38,7 +66,22 @@ def pod_state(pod: Raw) -> PodState:
 
 
 def claim_state(claim: Raw, storage_classes: Mapping[str, Raw]) -> ClaimState:
-    """A volume claim of a cache's StatefulSet; ``storage_classes`` by name."""
+    """A volume claim of a cache's StatefulSet; ``storage_classes`` by name.
+
+    Raises:
+        UnreadableError: it says what is not understood.
+    """
+    try:
+        return _claim_state(claim, storage_classes)
+    except _UNREADABLE as error:
+        raise UnreadableError(unreadable(claim, error)) from None
+
+
+class UnreadableError(Exception):
+    """An object cannot be read; the message names it."""
+
+
+def _claim_state(claim: Raw, storage_classes: Mapping[str, Raw]) -> ClaimState:
     metadata, spec, status = claim["metadata"], claim["spec"], claim.get("status", {})
     storage_class = spec.get("storageClassName")
     grown = metadata.get("annotations", {}).get(GROWN_AT)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from kvtide_operator.observe.cluster import claim_state, pod_state, set_state
+from kvtide_operator.observe.cluster import UnreadableError, claim_state, pod_state, set_state
 from kvtide_operator.world.cluster import CacheWorld
 from kvtide_operator.world.kinds import (
     CACHE_LABEL,
@@ -153,13 +153,19 @@ class ObjectStore:
             raw for raw in self._numbered(CLAIM, key, f"{SSD_CLAIM}-{key.name}") if owned_by(raw, owners)
         ]
         classes = {raw["metadata"]["name"]: raw for raw in self.every(STORAGE_CLASS)}
+        known, problems = [], []
+        for raw in claims:
+            try:
+                known.append(claim_state(raw, classes))
+            except UnreadableError as error:
+                problems.append(str(error))
+        states = sorted(map(pod_state, pods), key=lambda pod: pod.ordinal)
         return CacheWorld(
             at_s=at_s,
             stateful_set=None if stateful_set is None else set_state(stateful_set),
-            pods=tuple(sorted(map(pod_state, pods), key=lambda pod: pod.ordinal)),
-            claims=tuple(
-                sorted((claim_state(raw, classes) for raw in claims), key=lambda claim: claim.ordinal)
-            ),
+            pods=tuple(states),
+            claims=tuple(sorted(known, key=lambda claim: claim.ordinal)),
+            unreadable=(*(pod.unreadable for pod in states if pod.unreadable), *problems),
         )
 
     def silence_s(self, kind: Kind) -> float:

@@ -24,6 +24,7 @@ from kvtide_operator.api.base import API_VERSION
 from kvtide_operator.api.conditions import condition
 from kvtide_operator.api.manifest import Manifest, ManifestError
 from kvtide_operator.api.status import DecisionStatus, TieredCacheStatus
+from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.converge import converge
 from kvtide_operator.decide.policy import Verdict
@@ -74,6 +75,7 @@ class LiveCache:
 
     Attributes:
         manifest: what is declared; None while that cannot be used.
+        unplannable: why no round may plan; None where one may.
         last: the newest round.
         round_failure: why there was no newer one; None where there was.
         failed: what of the last pass did not come about.
@@ -84,6 +86,7 @@ class LiveCache:
     key: CacheKey
     hands: Hands
     manifest: Manifest | None = None
+    unplannable: str | None = None
     last: Round | None = None
     round_failure: str | None = None
     failed: tuple[Outcome, ...] = ()
@@ -91,6 +94,7 @@ class LiveCache:
     ssd_class: str | None = None
     nodes: Nodes = field(init=False)
     plans: Plans = field(init=False)
+    _classes: dict[str, TierClass] = field(default_factory=dict)
     _known: bool = False
     _acted: bool = False
     _raw: Raw = field(default_factory=dict)
@@ -121,6 +125,21 @@ class LiveCache:
             await self._move(verdict.target, verdict.ssd_class or self.ssd_class, decision)
         return ()
 
+    async def take_plan(self, done: Round, currency: str) -> None:
+        """Write down what a round has planned, and say so where somebody has to approve it.
+
+        Raises:
+            ApiError: it could not be written.
+        """
+        assert self.manifest is not None, "a round has a manifest"
+        cache = self.manifest.cache
+        self.last = done
+        name = await self.plans.take(cache, done, currency, time.time())
+        if name is not None and cache.spec.scaling.mode == "Advise":
+            said = f"CachePlan {name} waits for approval: kubectl patch cacheplan {name} --type=merge -p "
+            said += '\'{"spec":{"approved":true}}\''
+            await self.hands.events.record(self._raw, "PlanWaits", said)
+
     async def _move(self, target: Target, ssd_class: str | None, decision: DecisionStatus) -> None:
         self.target, self.ssd_class = target, ssd_class
         self._news = [*self._news, decision][-MAX_NEWS:]
@@ -147,7 +166,8 @@ class LiveCache:
         done: Pass | None = None
         problem: str | None = None
         try:
-            self.manifest = manifest_of(self.key, cache, self.hands.store.every(TIER_CLASS))
+            classes = self.hands.store.every(TIER_CLASS)
+            self.manifest, self.unplannable = manifest_of(self.key, cache, classes, self._classes)
             world, done = await self._converge(self.manifest, world, now_s)
         except ManifestError as error:
             self.manifest = None
@@ -263,14 +283,19 @@ class LiveCache:
             target=self.target,
             done=done,
             problem=problem,
-            blocked=tuple(one.sentence for one in self.failed if not _is_waited_for(one)),
+            blocked=(
+                *(one.sentence for one in self.failed if not _is_waited_for(one)),
+                *world.unreadable,
+                *self.plans.unreadable,
+            ),
             ssd_class=self.ssd_class,
             prices=_prices(self.manifest, self.ssd_class),
             prefix_hit_ratio=last.demand.seen_prefix_hit_ratio if last and last.demand else None,
             metrics=last.metrics if last else None,
             plan=last.plan if last else None,
             plan_name=self.plans.newest,
-            no_plan=self.round_failure or _no_plan(last),
+            approved=self.plans.approved,
+            no_plan=self.unplannable or self.round_failure or _no_plan(last),
             prediction_error=last.noise if last else None,
             decisions=tuple(self._news),
         )

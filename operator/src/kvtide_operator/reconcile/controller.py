@@ -108,7 +108,7 @@ class Controller:
         await asyncio.sleep(wait_s)
         while True:
             manifest = cache.manifest
-            if manifest is None:
+            if manifest is None or cache.unplannable is not None:
                 await asyncio.sleep(UNDER_WAY_S)
                 continue
             scaling = manifest.cache.spec.scaling
@@ -143,10 +143,8 @@ class Controller:
             loop.prices = {name: price_of(known).per_hour for name, known in manifest.classes.items()}
         loop.metrics = await metrics_of(self._around.api, manifest.cache, self._threads)
         done = await loop.run_once()
-        now_s = time.time()
-        cache.last = done
-        await cache.plans.take(manifest.cache, done, _currency(manifest), now_s)
-        self._metrics.take(cache.key, done, now_s)
+        await cache.take_plan(done, _currency(manifest))
+        self._metrics.take(cache.key, done, time.time())
 
 
 def _currency(manifest: Any) -> str:

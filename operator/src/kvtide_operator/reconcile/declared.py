@@ -18,20 +18,29 @@ PROFILES: Final = Path("/etc/kvtide/profiles")
 """Where the operator's pod has the step times that caches may name."""
 
 
-def manifest_of(key: CacheKey, cache: TieredCache, classes: Iterable[Raw]) -> Manifest:
-    """A cache with its classes.
+def manifest_of(
+    key: CacheKey, cache: TieredCache, classes: Iterable[Raw], known: dict[str, TierClass]
+) -> tuple[Manifest, str | None]:
+    """A cache with its classes, and a sentence on those that are gone, for which what was known of them holds.
+
+    ``known`` are the classes of the pass before; it is brought up to date.
 
     Raises:
         ManifestError: a class is not there or cannot be used, or the cache names a file that it may not.
     """
     by_name = {raw["metadata"]["name"]: raw for raw in classes}
     named = {name for tier in cache.spec.tiers for name in tier.classes}
+    for name in known.keys() - named:
+        del known[name]
     try:
-        models = {name: TierClass.model_validate(by_name[name]) for name in named & by_name.keys()}
+        known.update((name, TierClass.model_validate(by_name[name])) for name in named & by_name.keys())
     except ValidationError as error:
         raise ManifestError(f"a TierClass cannot be used: {sentence_of(error)}") from None
     _check_file(cache)
-    return replace(_tellable(linked(Path(str(key)), cache, models)), path=PROFILES / key.name)
+    manifest = _tellable(linked(Path(str(key)), cache, dict(known), by_name))
+    gone = ", ".join(sorted(known.keys() - by_name.keys()))
+    missing = f"TierClass {gone} is gone: sizes are kept, and nothing is planned until it is back"
+    return replace(manifest, path=PROFILES / key.name), missing if gone else None
 
 
 def first_class(cache: TieredCache) -> str | None:

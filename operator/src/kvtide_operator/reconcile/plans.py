@@ -1,5 +1,7 @@
 """The CachePlans of a cache: written when there is news, followed through their phases, pruned."""
 
+from pydantic import ValidationError
+
 from kvtide_operator.act.kubernetes.api import KubernetesApi
 from kvtide_operator.act.kubernetes.children import labels
 from kvtide_operator.act.kubernetes.errors import ConflictError, InvalidError, NotFoundError
@@ -11,6 +13,7 @@ from kvtide_operator.decide.plans import OVER, Now, has_moved, is_needed, phase_
 from kvtide_operator.decide.steps import Target
 from kvtide_operator.loop import Round
 from kvtide_operator.observe.watch_store import ObjectStore
+from kvtide_operator.reconcile.declared import sentence_of
 from kvtide_operator.world.kinds import CACHE_PLAN, CacheKey
 from kvtide_operator.world.owner import controlled_by, not_ours, owner_reference
 
@@ -21,6 +24,7 @@ class Plans:
     Attributes:
         approved: whether the newest plan may be followed in mode Advise.
         newest: the name of the newest that is not over.
+        unreadable: a sentence on each plan that says what is not understood.
     """
 
     def __init__(self, api: KubernetesApi, store: ObjectStore, key: CacheKey) -> None:
@@ -31,6 +35,7 @@ class Plans:
         self._contradicted: str | None = None
         self.approved = False
         self.newest: str | None = None
+        self.unreadable: tuple[str, ...] = ()
 
     async def review(self, cache: TieredCache, target: Target, *, settled: bool, at_s: float) -> None:
         """Bring every plan's phase up to date, and remove those that nobody needs any more.
@@ -63,8 +68,8 @@ class Plans:
                     plan, found.statuses[name].model_dump(mode="json", by_alias=True, exclude_none=True)
                 )
 
-    async def take(self, cache: TieredCache, done: Round, currency: str, now_s: float) -> None:
-        """Write the plan of a round where it is news.
+    async def take(self, cache: TieredCache, done: Round, currency: str, now_s: float) -> str | None:
+        """Write the plan of a round where it is news; the name of one that was written.
 
         Raises:
             ApiError: it could not be written.
@@ -73,19 +78,31 @@ class Plans:
         plan, demand, minimum = done.plan, done.demand, cache.spec.scaling.minimum_gain
         if plan is None or demand is None or cache.spec.scaling.mode == "Manual":
             self.approved = False
-            return
+            return None
+        written: str | None = None
         chosen = point_of(plan.chosen)
         if is_needed(chosen, plan.gain, self._plans(cache.metadata.uid), minimum):
-            await self._create(cache, cache_plan(*self._key, plan, demand, currency=currency, now_s=now_s))
+            document = cache_plan(*self._key, plan, demand, currency=currency, now_s=now_s)
+            written = await self._create(cache, document)
         active = self._active
         self.approved = active is not None and not has_moved(active.spec.point, chosen, minimum)
+        return written
 
     def _plans(self, uid: str) -> list[CachePlan]:
         """The cache's own: somebody else's with our label is left alone."""
-        children = self._store.children(CACHE_PLAN, self._key)
-        return [CachePlan.model_validate(raw) for raw in children if controlled_by(raw, uid)]
+        plans, problems = [], []
+        for raw in self._store.children(CACHE_PLAN, self._key):
+            if not controlled_by(raw, uid):
+                continue
+            try:
+                plans.append(CachePlan.model_validate(raw))
+            except ValidationError as error:
+                problems.append(f"CachePlan {raw['metadata']['name']} cannot be read: {sentence_of(error)}")
+        self.unreadable = tuple(problems)
+        return plans
 
-    async def _create(self, cache: TieredCache, plan: CachePlan) -> None:
+    async def _create(self, cache: TieredCache, plan: CachePlan) -> str | None:
+        """Write a plan; its name where there was none that says the same."""
         manifest = {
             "apiVersion": API_VERSION,
             "kind": "CachePlan",
@@ -99,11 +116,12 @@ class Plans:
         }
         try:
             self._store.put(CACHE_PLAN, await self._api.create(manifest))
+            return plan.metadata.name
         except ConflictError:
             there = await self._api.get(CACHE_PLAN, self._key.namespace, plan.metadata.name)
             if not controlled_by(there, cache.metadata.uid):
                 raise InvalidError("creating a plan", not_ours(there, cache.metadata.uid)) from None
-            # Else it says the same already.
+        return None
 
     async def _write(self, plan: CachePlan, status: object) -> None:
         manifest = {

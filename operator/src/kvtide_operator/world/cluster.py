@@ -31,6 +31,7 @@ class PodState:
         memory_bytes: the limit that the container really has; None while it does not run.
         wanted_cpu: thousandths of a core that the container's spec requests; None where it requests none.
         cpu: those that it really has; None while it does not run.
+        unreadable: why nothing else here can be believed; such a pod may well run.
         resize: a resize that is not through, None when there is none. One that the kubelet has not looked at
             yet (``status.observedGeneration`` is behind) is not through.
     """
@@ -49,6 +50,7 @@ class PodState:
     resize: PodResize | None = None
     wanted_cpu: int | None = None
     cpu: int | None = None
+    unreadable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class CacheWorld:
         at_s: seconds since the epoch.
         nodes: what the node in each pod says of itself, by the pod's name.
         silent: why the node of a pod did not answer, by the pod's name.
+        unreadable: a sentence on each object that says what nobody understands.
     """
 
     at_s: float
@@ -112,3 +115,4 @@ class CacheWorld:
     claims: tuple[ClaimState, ...] = ()
     nodes: Mapping[str, NodeState] = field(default_factory=dict)
     silent: Mapping[str, str] = field(default_factory=dict)
+    unreadable: tuple[str, ...] = ()

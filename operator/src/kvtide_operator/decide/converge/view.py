@@ -69,7 +69,8 @@ class Seat:
     @property
     def absent(self) -> bool:
         """Whether no process of this seat can be running."""
-        return self.pod is None or (self.pod.memory_bytes is None and not self.pod.deleting)
+        pod = self.pod
+        return pod is None or (pod.memory_bytes is None and not pod.deleting and pod.unreadable is None)
 
     @property
     def running(self) -> tuple[PodState, NodeState] | None:
@@ -197,5 +198,6 @@ def seats_of(world: CacheWorld, name: str, ordinals: Iterable[int]) -> tuple[Sea
         serves = pod.ip is not None and pod.memory_bytes is not None and not pod.deleting
         node = world.nodes.get(pod.name) if serves else None
         why = "its pod is being deleted" if pod.deleting else world.silent.get(pod.name, "it is starting")
+        why = pod.unreadable or why
         seats.append(Seat(ordinal, own, pod, claim, node, why))
     return tuple(seats)
