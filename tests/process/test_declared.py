@@ -1,13 +1,12 @@
 """What a cluster makes of a declared cache: which classes can be told apart, which files may be named."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from kvtide_operator.api.manifest import Manifest, ManifestError
-from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.planner.scenario import engine_profile
 from kvtide_operator.reconcile import declared
@@ -15,6 +14,9 @@ from kvtide_operator.reconcile.declared import manifest_of
 from kvtide_operator.simulate import profiles
 from kvtide_operator.simulate.engine_profile import ProfileError
 from kvtide_operator.world.kinds import CacheKey
+
+if TYPE_CHECKING:
+    from kvtide_operator.api.tierclass import TierClass
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 KEY = CacheKey("prod", "vllm-large")

@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from kvtide_cachenode.client import NodeClient, NodeRefused
 from kvtide_operator.act.kubernetes.api import KubernetesApi
 from kvtide_operator.api.manifest import ManifestError
 from kvtide_operator.api.tieredcache import TieredCache
@@ -112,6 +113,72 @@ async def test_rotated_certificates_are_read_when_a_node_does_not_answer(
             await nodes.follow(cache(), UID, (POD,))
             states, silent = await nodes.ask()
             assert (list(states), silent) == (["chat-0"], {})
+    finally:
+        await nodes.close()
+
+
+def in_the_clear() -> TieredCache:
+    body = cache().model_dump(mode="json", by_alias=True)
+    body["spec"]["security"] = {}
+    return TieredCache.model_validate({"metadata": body["metadata"], "spec": body["spec"]})
+
+
+@pytest.fixture
+async def plain_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Path]:
+    """A real node without TLS; the file that its token is in."""
+    token = tmp_path / "token"
+    token.write_text("first" * 8)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "kvtide_cachenode", "serve", "--listen", "127.0.0.1:0",
+        "--admin", "127.0.0.1:0", "--admin-token-file", str(token), "--dram", "16Mi", stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    port = int(json.loads(await process.stdout.readline())["admin"].rpartition(":")[2])
+    monkeypatch.setattr(access, "ADMIN_PORT", port)
+    monkeypatch.setattr(access, "TOKEN_REREAD_S", 0.0)
+    yield token
+    process.terminate()
+    await process.wait()
+
+
+async def test_a_rotated_token_is_taken_up_while_the_node_has_the_old_one(
+    server: Any, api: KubernetesApi, plain_node: Path
+) -> None:
+    put(server, "chat-admin", {"token": b64encode(plain_node.read_bytes()).decode()})
+    nodes = Nodes(api, KEY)
+    try:
+        for token in (b"first" * 8, b"second" * 8):
+            put(server, "chat-admin", {"token": b64encode(token).decode()})
+            await nodes.follow(in_the_clear(), UID, (POD,))
+            states, silent = await nodes.ask()
+            assert (list(states), silent) == (["chat-0"], {})
+        plain_node.write_text("second" * 8)  # the kubelet renews the file
+        async with NodeClient(nodes.clients["chat-0"].url, "second" * 8) as renewed:
+            while True:
+                try:
+                    await renewed.status()
+                    break
+                except NodeRefused:
+                    await asyncio.sleep(0.1)
+        states, silent = await nodes.ask()
+        assert (list(states), silent) == (["chat-0"], {})
+    finally:
+        await nodes.close()
+
+
+async def test_a_deleted_token_is_made_anew_and_the_old_one_serves_meanwhile(
+    server: Any, api: KubernetesApi, plain_node: Path
+) -> None:
+    put(server, "chat-admin", {"token": b64encode(plain_node.read_bytes()).decode()})
+    nodes = Nodes(api, KEY)
+    try:
+        await nodes.follow(in_the_clear(), UID, (POD,))
+        server.objects.clear()
+        await nodes.follow(in_the_clear(), UID, (POD,))
+        (secret,) = server.of("secrets")
+        assert b64decode(secret["data"]["token"]) != plain_node.read_bytes()
+        states, silent = await nodes.ask()
+        assert (list(states), silent) == (["chat-0"], {})
     finally:
         await nodes.close()
 

@@ -64,7 +64,9 @@ class NodeClient:
 
     def __init__(self, url: str, token: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.url = url.rstrip("/")
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._headers: dict[str, str] = {}
+        if token is not None:
+            self.present(token)
         self._tls: ssl.SSLContext | bool = True if tls is None else tls
         self._http: aiohttp.ClientSession | None = None
 
@@ -75,6 +77,10 @@ class NodeClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def present(self, token: str) -> None:
+        """Show this token from now on."""
+        self._headers = {"Authorization": f"Bearer {token}"}
 
     async def close(self) -> None:
         """Close the connections. The client can be used again afterwards."""

@@ -48,7 +48,7 @@ def load_manifest(path: Path) -> Manifest:
 def linked(
     path: Path, cache: TieredCache, classes: dict[str, TierClass], there: Collection[str] | None = None
 ) -> Manifest:
-    """A cache with the classes that its tiers name; ``there`` are the names that could be named instead.
+    """A cache with the classes that its tiers name; ``there`` are the names that it could name.
 
     Raises:
         ManifestError: a class is missing or of another medium.
@@ -56,9 +56,10 @@ def linked(
     for tier in cache.spec.tiers:
         for name in tier.classes:
             if name not in classes:
+                others = ", ".join(sorted(there or classes)) or "none"
                 raise ManifestError(
                     f"{path}: tier {tier.name!r} names class {name!r}, which is not there; "
-                    f"add a TierClass of that name (there are: {', '.join(sorted(there or classes)) or 'none'})"
+                    f"add a TierClass of that name (there are: {others})"
                 )
             if classes[name].spec.medium != tier.medium:
                 raise ManifestError(

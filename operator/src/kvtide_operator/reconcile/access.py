@@ -12,7 +12,7 @@ from concurrent.futures import Executor as Threads
 from contextlib import contextmanager
 from typing import Final
 
-from kvtide_cachenode.client import NodeClient, NodeError
+from kvtide_cachenode.client import NodeClient, NodeError, NodeRefused
 from kvtide_operator.act.kubernetes.admin_token import admin_token
 from kvtide_operator.act.kubernetes.api import KubernetesApi
 from kvtide_operator.act.kubernetes.children import ADMIN_PORT, admin_secret, admin_secret_name
@@ -25,8 +25,11 @@ from kvtide_operator.world.cluster import PodState
 from kvtide_operator.world.kinds import SECRET, CacheKey
 from kvtide_operator.world.nodes import NodeState
 
+UNAUTHORIZED: Final = 401
 log = logging.getLogger("kvtide_operator.access")
 
+TOKEN_REREAD_S: Final = 20.0
+"""Between two looks at the Secret of the token: it may have been deleted, or have another one."""
 REREAD_S: Final = 10.0
 """Between two looks at the nodes' certificates, while a node does not answer: they may have been rotated."""
 
@@ -37,7 +40,9 @@ class Nodes:
     def __init__(self, api: KubernetesApi, key: CacheKey) -> None:
         self._api = api
         self._key = key
-        self._token: str | None = None
+        # The newest first. A node has the one before until the kubelet has renewed its file.
+        self._tokens: tuple[str, ...] = ()
+        self._token_read_s = -math.inf
         self._tls: ssl.SSLContext | None = None
         self._certificates: Mapping[str, str] = {}
         self._read_s = -math.inf
@@ -52,14 +57,8 @@ class Nodes:
             ApiError: the token or the certificates cannot be read.
             ManifestError: there are no usable certificates, or the token's Secret is somebody else's.
         """
-        if self._token is None:
-            self._token = await admin_token(
-                self._api,
-                self._key,
-                uid,
-                admin_secret_name(cache),
-                lambda token: admin_secret(cache, uid, token),
-            )
+        if time.monotonic() - self._token_read_s >= TOKEN_REREAD_S:
+            await self._read_token(cache, uid)
         tls = cache.spec.security.tls
         if tls is None:
             await self._take(None, {})
@@ -74,7 +73,7 @@ class Nodes:
         for url in self._by_url.keys() - set(urls.values()):
             await self._by_url.pop(url).close()
         for url in set(urls.values()) - self._by_url.keys():
-            self._by_url[url] = NodeClient(url, self._token, self._tls)
+            self._by_url[url] = NodeClient(url, self._tokens[0], self._tls)
         self.clients = {name: self._by_url[url] for name, url in urls.items()}
 
     async def ask(self) -> tuple[dict[str, NodeState], dict[str, str]]:
@@ -93,6 +92,14 @@ class Nodes:
         for client in self._by_url.values():
             await client.close()
         self._by_url.clear()
+
+    async def _read_token(self, cache: TieredCache, uid: str) -> None:
+        token = await admin_token(
+            self._api, self._key, uid, admin_secret_name(cache), lambda new: admin_secret(cache, uid, new)
+        )
+        self._token_read_s = time.monotonic()
+        if token not in self._tokens[:1]:
+            self._tokens = (token, *self._tokens[:1])
 
     def _trusting(self, name: str, data: Mapping[str, str]) -> ssl.SSLContext:
         """A context of a Secret's files; the one there is while these are of no use.
@@ -116,10 +123,22 @@ class Nodes:
         self._tls, self._certificates = tls, certificates
 
     async def _ask(self, name: str) -> NodeState | str:
-        try:
-            return node_state(name, await self.clients[name].status())
-        except NodeError as error:
-            return str(error)
+        """What a node says, to the token that it takes: another one while it has not been renewed there."""
+        client = self.clients[name]
+        reason = ""
+        for token in (None, *self._tokens):
+            if token is not None:
+                client.present(token)
+            try:
+                return node_state(name, await client.status())
+            except NodeRefused as error:
+                reason = str(error)
+                if error.status != UNAUTHORIZED:
+                    break
+            except NodeError as error:
+                reason = str(error)
+                break
+        return reason
 
 
 async def metrics_of(api: KubernetesApi, cache: TieredCache, threads: Threads) -> PrometheusSource | None:

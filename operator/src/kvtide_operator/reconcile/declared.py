@@ -21,7 +21,7 @@ PROFILES: Final = Path("/etc/kvtide/profiles")
 def manifest_of(
     key: CacheKey, cache: TieredCache, classes: Iterable[Raw], known: dict[str, TierClass]
 ) -> tuple[Manifest, str | None]:
-    """A cache with its classes, and a sentence on those that are gone, for which what was known of them holds.
+    """A cache with its classes, and a sentence on those that are gone, of which what was known holds.
 
     ``known`` are the classes of the pass before; it is brought up to date.
 
