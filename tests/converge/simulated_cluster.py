@@ -138,7 +138,7 @@ class Cluster(Kubernetes):
         wanted, now = made.stateful_set, self.set
         if wanted is None or (
             now is not None
-            and now.template_hash == self.template_hash
+            and now.template_hash == self.hash_of(wanted)
             and wanted == SetSpec(now.replicas, now.memory_bytes, now.claim_bytes, now.claim_class)
         ):
             return list(made.steps)
@@ -149,7 +149,9 @@ class Cluster(Kubernetes):
             raise RefusedError("exceeded quota")
         self.log.append(step)
         match step:
-            case RecreateSet(uid):
+            case RecreateSet(uid, _, claims):
+                for ordinal, claim in self.claims.items():
+                    claim.handed = claim.handed or f"ssd-chat-{ordinal}" in claims
                 if self.set is not None and self.set.uid == uid:
                     self.set = None
             case ResizePod(pod, version, memory_bytes):
@@ -201,7 +203,7 @@ class Cluster(Kubernetes):
                 f"set-{next(uids)}",
                 "1",
                 wanted.replicas,
-                self.template_hash,
+                self.hash_of(wanted),
                 wanted.memory_bytes,
                 wanted.claim_bytes,
                 wanted.claim_class,
@@ -220,8 +222,13 @@ class Cluster(Kubernetes):
             self.set,
             replicas=wanted.replicas,
             memory_bytes=wanted.memory_bytes,
-            template_hash=self.template_hash,
+            template_hash=self.hash_of(wanted),
         )
+
+    def hash_of(self, wanted):
+        """A template has no SSD where its set has no claims."""
+        as_declared = (wanted.claim_bytes is not None) == (self.spec.ssd is not None)
+        return self.template_hash if as_declared else f"{self.template_hash} before"
 
     def _pod(self, name):
         pod = self.pods.get(int(name.rpartition("-")[2]))

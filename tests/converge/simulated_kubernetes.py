@@ -27,6 +27,7 @@ class Claim:
     problem: str | None = None
     storage_class: str = "fast"
     grown_s: float | None = None
+    handed: bool = False  # to the cache, when its set was made anew: no set deletes it any more
 
 
 @dataclass
@@ -87,30 +88,45 @@ class Kubernetes:
             if pod.deleting:
                 pod.node = None
                 del self.pods[ordinal]
-                if self.set is not None and ordinal >= self.set.replicas:
-                    self.claims.pop(ordinal, None)
+                claim = self.claims.get(ordinal)
+                if self.set is not None and ordinal >= self.set.replicas and claim and not claim.handed:
+                    del self.claims[ordinal]
         for ordinal, claim in list(self.claims.items()):
-            if claim.deleting and ordinal not in self.pods:
+            used = ordinal in self.pods and self.pods[ordinal].claim is claim
+            if claim.deleting and not used:
                 del self.claims[ordinal]
         if self.set is not None:
             self._make_pods()
 
     def _make_pods(self):
-        for ordinal in range(self.set.replicas):
-            if ordinal not in self.pods and not self.no_pods:
-                claim = None
-                if self.set.claim_bytes is not None:
-                    size = self.set.claim_bytes
-                    named = self.set.claim_class or "fast"
-                    claim = self.claims.setdefault(ordinal, Claim(size, size, storage_class=named))
-                    if claim.deleting:
-                        continue
-                self.pods[ordinal] = Pod(
-                    ordinal, self.set.memory_bytes, self.set.template_hash, claim, self.now_s
-                )
+        """In batches of 1, 2, 4 …, none behind one with a failure; pods that are too many go after that."""
+        at, batch = 0, 1
+        while at < self.set.replicas:
+            fit = [self._has_pod(ordinal) for ordinal in range(at, min(at + batch, self.set.replicas))]
+            if not all(fit):
+                return
+            at, batch = at + batch, batch * 2
         for ordinal, pod in self.pods.items():
             if ordinal >= self.set.replicas:
                 pod.deleting = True
+
+    def _has_pod(self, ordinal):
+        """Make a pod where there is none; False where it is not as the set says and cannot be made so."""
+        claim = None
+        if self.set.claim_bytes is not None:
+            size = self.set.claim_bytes
+            claim = self.claims.get(ordinal)
+            if claim is None:
+                named = self.set.claim_class or "fast"
+                claim = self.claims[ordinal] = Claim(size, size, storage_class=named)
+        pod = self.pods.get(ordinal)
+        if pod is not None:
+            return claim is None or pod.claim is not None  # a pod is never given a volume
+        if not self.no_pods and (claim is None or not claim.deleting):
+            self.pods[ordinal] = Pod(
+                ordinal, self.set.memory_bytes, self.set.template_hash, claim, self.now_s
+            )
+        return True
 
     def _kubelet(self, pod):
         if pod.deleting:

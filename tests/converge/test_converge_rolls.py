@@ -1,7 +1,9 @@
 """Restarts, leaders and edits by hand."""
 
+import pytest
+
 from kvtide_cachenode.sizing import MI, limit_for
-from kvtide_operator.decide.steps import DeletePod, SetSpec, Target
+from kvtide_operator.decide.steps import DeletePod, RecreateSet, SetSpec, Target
 
 
 def test_a_roll_without_ssd_empties_each_node_into_a_surge_first(settled):
@@ -49,14 +51,43 @@ def test_a_template_that_does_not_run_costs_nothing_and_is_mended(settled):
     assert len(cluster.held_entries()) == 60
 
 
-def test_a_tier_that_is_added_is_rolled_in(settled):
-    cluster = settled(512, entries=60)
-    with_ssd = settled(512, ssd=True)
+@pytest.mark.parametrize("nodes", [1, 2, 3, 5])
+def test_a_tier_that_is_added_is_rolled_in(settled, nodes):
+    """A StatefulSet with claims makes no pod behind one that has none."""
+    cluster = settled(256 * nodes, entries=60, replicas=(nodes, nodes))
+    with_ssd = settled(256 * nodes, ssd=True, replicas=(nodes, nodes))
     cluster.spec, cluster.template_hash = with_ssd.spec, "with-ssd"
-    cluster.settle_to(512, 256)
+    cluster.settle_to(256 * nodes, 128 * nodes)
     assert cluster.set.claim_bytes is not None
+    assert len(cluster.nodes()) == len(cluster.claims) == nodes
     assert all(node.has_ssd and node.disk.ssd_bytes == 128 * MI for node in cluster.nodes())
     assert len(cluster.held_entries()) == 60
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3])
+def test_a_tier_that_is_removed_leaves_no_volume(settled, nodes):
+    cluster = settled(256 * nodes, ssd=True, entries=60, replicas=(nodes, nodes))
+    cluster.settle_to(256 * nodes, 128 * nodes)
+    without = settled(256 * nodes, replicas=(nodes, nodes))
+    cluster.spec, cluster.template_hash = without.spec, "without-ssd"
+    cluster.settle_to(256 * nodes)
+    cluster.run(5)
+    assert cluster.set.claim_bytes is None
+    assert not cluster.claims
+    assert not any(node.has_ssd for node in cluster.nodes())
+    assert len(cluster.nodes()) == nodes
+    assert len(cluster.held_entries()) == 60
+
+
+def test_a_volume_that_outlived_its_set_goes_with_its_seat(settled):
+    cluster = settled(1024, ssd=True, replicas=(1, 4), max_memory=512 * MI)
+    cluster.settle_to(1024, 256)
+    cluster.settle_to(1024, 1024)
+    assert any(isinstance(step, RecreateSet) for step in cluster.log)
+    assert len(cluster.claims) > 1
+    cluster.settle_to(256, 256)
+    cluster.run(5)
+    assert len(cluster.nodes()) == len(cluster.claims) == 1
 
 
 def test_a_new_leader_fences_and_a_deposed_one_does_nothing(settled):

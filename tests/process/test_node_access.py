@@ -130,7 +130,8 @@ async def plain_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     token.write_text("first" * 8)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "kvtide_cachenode", "serve", "--listen", "127.0.0.1:0",
-        "--admin", "127.0.0.1:0", "--admin-token-file", str(token), "--dram", "16Mi", stdout=asyncio.subprocess.PIPE,
+        "--admin", "127.0.0.1:0", "--admin-token-file", str(token), "--dram", "16Mi",
+        stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
     port = int(json.loads(await process.stdout.readline())["admin"].rpartition(":")[2])

@@ -6,7 +6,7 @@ from typing import Final
 from kvtide_operator.api.quantity import format_quantity
 from kvtide_operator.decide.converge.view import Seat, View
 from kvtide_operator.decide.split import ssd_for
-from kvtide_operator.decide.steps import ExpandClaim
+from kvtide_operator.decide.steps import DeleteClaim, ExpandClaim
 from kvtide_operator.world.nodes import SsdState
 
 ROOM_STEP_BYTES: Final = 64 << 20
@@ -105,11 +105,36 @@ def is_of_other_class(view: View, seat: Seat) -> bool:
     )
 
 
+def left_over(view: View) -> tuple[DeleteClaim, ...]:
+    """Claims that no pod has and none will: of seats that are gone, or of an SSD tier that is.
+
+    The StatefulSet deletes those of its own that it scales in, but not those that outlived another set.
+    """
+    stateful_set = view.world.stateful_set
+    if stateful_set is None or stateful_set.deleting:
+        return ()
+    pods = {pod.ordinal: pod for pod in view.world.pods}
+    tier_gone = stateful_set.claim_bytes is None and view.sizes.claim_bytes is None
+    steps = []
+    for claim in view.world.claims:
+        pod = pods.get(claim.ordinal)
+        seat_gone = pod is None and claim.ordinal >= max(stateful_set.replicas, view.wanted)
+        let_go = tier_gone and (pod is None or pod.template_hash == view.template_hash)
+        if (seat_gone or let_go) and not claim.deleting:
+            steps.append(DeleteClaim(claim.name, claim.uid))
+    return tuple(steps)
+
+
+def lacks_volume(view: View, seat: Seat) -> bool:
+    """Whether a node that answers was made without a volume and shall have one: only another pod has it."""
+    return view.sizes.claim_bytes is not None and seat.node is not None and seat.node.ssd is None
+
+
 def is_replaced(view: View, seat: Seat) -> bool:
     """Whether another volume is to take the place of a seat's: a smaller one, or of another class."""
     ssd, needed, claim = view.spec.ssd, view.sizes.claim_bytes, seat.claim
-    if claim is None:
+    if claim is None or needed is None:
         return False
     replaces = ssd is not None and ssd.reclaim == "Replace"
-    too_large = replaces and needed is not None and claim.wanted_bytes > needed
+    too_large = replaces and claim.wanted_bytes > needed
     return claim.deleting or too_large or is_of_other_class(view, seat)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from kvtide_cachenode.sizing import capacity_for
 from kvtide_operator.api.tierclass import Volume
 from kvtide_operator.api.tieredcache import TieredCacheSpec
-from kvtide_operator.decide.converge.claims import next_claim
+from kvtide_operator.decide.converge.claims import left_over, next_claim
 from kvtide_operator.decide.converge.documents import document_for, idle_timeouts, is_deposed
 from kvtide_operator.decide.converge.held import NOT_RUNNING, lost_or_held, still_held
 from kvtide_operator.decide.converge.replicas import next_set, recreation
@@ -98,7 +98,7 @@ def _pass(view: View, target: Target, refused: Sequence[Refused]) -> Pass:
     slots = next_slots(view)
     steps, waiting = _node_steps(view, slots, target)
     restarted, restarting = restarts(view, slots)
-    recreated = recreation(view)
+    recreated = recreation(view, slots)
     now = None if recreated is not None else next_set(view, slots)
     waiting += [slots.waiting, restarting, *_set_waiting(view, now)]
     waiting += [
@@ -106,7 +106,7 @@ def _pass(view: View, target: Target, refused: Sequence[Refused]) -> Pass:
     ]
     if recreated is not None:
         waiting.append(f"StatefulSet {view.name} is made anew for other volumes; its pods go on")
-    steps += [*restarted, *([recreated] if recreated is not None else [])]
+    steps += [*restarted, *left_over(view), *([recreated] if recreated is not None else [])]
     waiting = [sentence for sentence in waiting if sentence]
     concerned = {seat.name for seat in view.seats if seat.ordinal < view.wanted or seat.claim is not None}
     held = tuple(one for pod, one in sorted(view.held.items()) if pod in concerned)

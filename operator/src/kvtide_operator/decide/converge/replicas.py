@@ -20,23 +20,33 @@ def next_set(view: View, slots: Slots) -> SetSpec | None:
     if stateful_set.deleting:
         return None
     replicas = _kept_replicas(view, slots)
-    if claims_differ(view, stateful_set):  # pods to come need the new claims
-        replicas = min(replicas, current)
+    if claims_differ(view, stateful_set) and not _adds_volumes(view, stateful_set):
+        replicas = min(replicas, current)  # pods to come need the new claims
     return SetSpec(replicas, _template_memory_bytes(view), stateful_set.claim_bytes, stateful_set.claim_class)
 
 
-def recreation(view: View) -> RecreateSet | None:
-    """Delete the set with other claims, when no seat is about to come or to go."""
+def recreation(view: View, slots: Slots) -> RecreateSet | None:
+    """Delete the set with other claims, when no seat is about to come or to go.
+
+    A set with claims makes no surge while the pods of its lowest numbers have none: where volumes are added,
+    the surge comes first, and the first node is emptied into it.
+    """
     stateful_set = view.world.stateful_set
     if stateful_set is None or stateful_set.deleting or not claims_differ(view, stateful_set):
         return None
     awaited = [seat for seat in view.awaited if seat.ordinal < stateful_set.replicas]
-    if awaited:
+    if awaited or (_adds_volumes(view, stateful_set) and not (slots.settled and view.rolled is not None)):
         return None
     pods, claims = view.world.pods, view.world.claims
     return RecreateSet(
         stateful_set.uid, tuple(pod.name for pod in pods), tuple(claim.name for claim in claims)
     )
+
+
+def _adds_volumes(view: View, stateful_set: SetState) -> bool:
+    """Whether there are nodes without a volume that shall have one, under a set without claims."""
+    adds = stateful_set.claim_bytes is None and view.sizes.claim_bytes is not None
+    return adds and any(seat.running is not None for seat in view.seats)
 
 
 def _kept_replicas(view: View, slots: Slots) -> int:

@@ -5,7 +5,7 @@ A node is emptied into a surge, one more replica for as long as it takes. Then i
 seat that the next one is emptied into, and in the end the surge is emptied and goes.
 """
 
-from kvtide_operator.decide.converge.claims import is_of_other_class, is_replaced
+from kvtide_operator.decide.converge.claims import is_of_other_class, is_replaced, lacks_volume
 from kvtide_operator.decide.converge.replicas import claims_differ
 from kvtide_operator.decide.converge.topology import Slots
 from kvtide_operator.decide.converge.view import Seat, View
@@ -28,7 +28,7 @@ def with_roll(view: View) -> View:
     surged = view.with_roll(view.sizes.replicas + 1, None)
     if any(seat.node is None for seat in surged.members):
         return surged
-    chosen = min(to_empty, key=lambda seat: (_owns_slots(seat), -seat.ordinal))
+    chosen = min(to_empty, key=lambda seat: (_owns_slots(seat), _turn(view, seat)))
     return view.with_roll(surged.wanted, chosen.ordinal)
 
 
@@ -44,7 +44,7 @@ def restarts(view: View, slots: Slots) -> tuple[tuple[Step, ...], str]:
     if not _is_quiet(view, slots):
         return (), f"restarts {names} when all nodes are ready and nothing moves"
     # Slots are settled, so a seat that was to be emptied is.
-    seat = stale[-1] if view.rolled is None else view.seats[view.rolled]
+    seat = min(stale, key=lambda one: _turn(view, one)) if view.rolled is None else view.seats[view.rolled]
     return _restart(view, seat), f"restarts {seat.name}"
 
 
@@ -60,6 +60,15 @@ def _loses(view: View, seat: Seat) -> bool:
     if not is_stale(view, seat) or seat.node is None:
         return False
     return seat.node.ssd is None or view.sizes.claim_bytes is None or is_replaced(view, seat)
+
+
+def _turn(view: View, seat: Seat) -> int:
+    """The highest ordinal first, as a StatefulSet does it.
+
+    Of pods that shall have a volume the lowest: the StatefulSet's controller tries to give them one in the
+    order of their numbers, cannot, and makes no pod behind the first where it failed.
+    """
+    return seat.ordinal if lacks_volume(view, seat) else -seat.ordinal
 
 
 def _owns_slots(seat: Seat) -> bool:
