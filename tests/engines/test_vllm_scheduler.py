@@ -1,5 +1,6 @@
 """The scheduler's side, asked as vLLM 0.32 asks: at each step, until a request has blocks."""
 
+import importlib
 import sys
 import types
 from concurrent.futures import Future
@@ -27,9 +28,7 @@ def scheduler_module(monkeypatch):
     ours = [f"kvtide_cachenode.engines.vllm_{name}" for name in ("metadata", "scheduler")]
     for name in ours:
         monkeypatch.delitem(sys.modules, name, raising=False)
-    from kvtide_cachenode.engines import vllm_scheduler
-
-    yield vllm_scheduler
+    yield importlib.import_module(ours[-1])
     for name in ours:
         sys.modules.pop(name, None)
 
