@@ -55,35 +55,35 @@ def test_adapters_do_not_share(engine, node, make_prompt):
     assert grown["external_prefix_cache_hits"] == 9 * 128
 
 
-@pytest.mark.parametrize("is_inplace", [True, False])
+@pytest.mark.parametrize(("name", "is_inplace"), [("red", True), ("blue", False)])
 def test_an_adapter_replaced_under_its_name_and_path_shares_nothing_with_the_old(
-    engine, node, folder, make_prompt, is_inplace
+    engine, node, folder, make_prompt, name, is_inplace
 ):
     prompt = make_prompt(400, 401 + is_inplace)
     with node.storing(3):
-        engine.tokens(prompt, 2, model="red")
-    write_adapter(folder / "red", 7 + is_inplace)
-    adapter = {"lora_name": "red", "lora_path": str(folder / "red")}
+        engine.tokens(prompt, 2, model=name)
+    write_adapter(folder / name, 7 + is_inplace)
     # What vLLM has in its memory is not what lies there: neither loaded nor stored.
     engine.forget()
     with engine.counted() as grown, node.storing(0):
-        engine.tokens(prompt, 2, model="red")
+        engine.tokens(prompt, 2, model=name)
     assert grown["external_prefix_cache_hits"] == 0
     if not is_inplace:
-        fetch(f"{engine.url}/v1/unload_lora_adapter", {"lora_name": "red"})
-    fetch(f"{engine.url}/v1/load_lora_adapter", adapter | {"load_inplace": is_inplace})
+        post(engine, "unload", lora_name=name)
+    post(engine, "load", lora_name=name, lora_path=str(folder / name), load_inplace=is_inplace)
     # Its own cache has the old adapter's blocks: what is computed on them is not stored.
-    longer = prompt + make_prompt(200, 403)
     with node.storing(0):
-        engine.tokens(longer, 2, model="red")
-    engine.forget()
-    with engine.counted() as grown, node.storing(3):
-        said = engine.tokens(prompt, 2, model="red")
-    assert grown["external_prefix_cache_hits"] == 0
-    engine.forget()
-    with engine.counted() as grown:
-        assert engine.tokens(prompt, 2, model="red") == said
-    assert grown["external_prefix_cache_hits"] == 3 * 128
+        engine.tokens(prompt + make_prompt(200, 403), 2, model=name)
+    for hit_blocks in (0, 3):
+        engine.forget()
+        with engine.counted() as grown, node.storing(3 - hit_blocks):
+            engine.tokens(prompt, 2, model=name)
+        assert grown["external_prefix_cache_hits"] == hit_blocks * 128
+
+
+def post(engine, verb, **what):
+    """Tell vLLM about an adapter; it answers in words."""
+    fetch(f"{engine.url}/v1/{verb}_lora_adapter", what)
 
 
 def test_differences_in_bfloat16_are_near_ties(engine, node, make_prompt, show):
