@@ -33,7 +33,7 @@ engine: ## Build the environment with a real vLLM on CPU and a small model (6.4 
 	@PYTHON=$(PYTHON) engine_tests/build
 
 .PHONY: test-engine
-test-engine: ## Run the tests that need that engine
+test-engine: $(READY) ## Run the tests that need that engine
 	@PYTHON=$(PYTHON) engine_tests/run $(ARGS)
 
 .PHONY: validate-engine

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from processes import fetch
 from safetensors.torch import save_file
 
 pytestmark = pytest.mark.timeout(1200)
@@ -13,7 +14,7 @@ OUTPUT_TOKENS = 24
 
 def write_adapter(folder, seed):
     """A LoRA adapter of random numbers for the query projections."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     random = torch.Generator().manual_seed(seed)
     weights = {}
     for layer in range(30):
@@ -28,11 +29,16 @@ def write_adapter(folder, seed):
 
 
 @pytest.fixture(scope="module")
-def engine(running, node, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("adapters")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("adapters")
+
+
+@pytest.fixture(scope="module")
+def engine(running, node, folder):
     adapters = [f"{name}={write_adapter(folder / name, seed)}" for seed, name in enumerate(("red", "blue"))]
     options = ("--enable-lora", "--max-lora-rank", "8", "--max-loras", "2", "--lora-modules", *adapters)
-    with running(([node.port], options, {"dtype": "bfloat16"})) as (engine,):
+    more = {"dtype": "bfloat16", "environment": {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}}
+    with running(([node.port], options, more)) as (engine,):
         yield engine
 
 
@@ -47,6 +53,37 @@ def test_adapters_do_not_share(engine, node, make_prompt):
         for model in ("red", "blue", "smol"):
             engine.tokens(prompt, 2, model=model)
     assert grown["external_prefix_cache_hits"] == 9 * 128
+
+
+@pytest.mark.parametrize(("name", "is_inplace"), [("red", True), ("blue", False)])
+def test_an_adapter_replaced_under_its_name_and_path_shares_nothing_with_the_old(
+    engine, node, folder, make_prompt, name, is_inplace
+):
+    prompt = make_prompt(400, 401 + is_inplace)
+    with node.storing(3):
+        engine.tokens(prompt, 2, model=name)
+    write_adapter(folder / name, 7 + is_inplace)
+    # What vLLM has in its memory is not what lies there: neither loaded nor stored.
+    engine.forget()
+    with engine.counted() as grown, node.storing(0):
+        engine.tokens(prompt, 2, model=name)
+    assert grown["external_prefix_cache_hits"] == 0
+    if not is_inplace:
+        post(engine, "unload", lora_name=name)
+    post(engine, "load", lora_name=name, lora_path=str(folder / name), load_inplace=is_inplace)
+    # Its own cache has the old adapter's blocks: what is computed on them is not stored.
+    with node.storing(0):
+        engine.tokens(prompt + make_prompt(200, 403), 2, model=name)
+    for hit_blocks in (0, 3):
+        engine.forget()
+        with engine.counted() as grown, node.storing(3 - hit_blocks):
+            engine.tokens(prompt, 2, model=name)
+        assert grown["external_prefix_cache_hits"] == hit_blocks * 128
+
+
+def post(engine, verb, **what):
+    """Tell vLLM about an adapter; it answers in words."""
+    fetch(f"{engine.url}/v1/{verb}_lora_adapter", what)
 
 
 def test_differences_in_bfloat16_are_near_ties(engine, node, make_prompt, show):

@@ -18,10 +18,13 @@ def sglang():
         module = types.ModuleType(name)
         module.__path__ = [f"{sysconfig.get_path('purelib')}/{name.replace('.', '/')}"]
         sys.modules[name] = module
+    # SGLang brings its ranks together before it makes the backend.
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     from sglang.srt.mem_cache import hicache_storage
     from sglang.srt.mem_cache.storage.backend_factory import StorageBackendFactory
 
     yield hicache_storage, StorageBackendFactory
+    torch.distributed.destroy_process_group()
     for name in [name for name in sys.modules if name.partition(".")[0] == "sglang"]:
         del sys.modules[name]
 
@@ -43,12 +46,12 @@ def make_backend(sglang, start_node):
     node = start_node()
     made = []
 
-    def make(**changes):
+    def make(model_id="m", **changes):
         extra = {
             "backend_name": "kvtide",
             "module_path": "kvtide_cachenode.engines.sglang_hicache",
             "class_name": "KvtideHiCache",
-            "kvtide": {"nodes": f"127.0.0.1:{node.port}", "lookup_timeout_s": 5.0},
+            "kvtide": {"nodes": f"127.0.0.1:{node.port}", "lookup_timeout_s": 5.0, "model_id": model_id},
         }
         facts = {"tp_rank": 0, "tp_size": 1, "pp_rank": 0, "pp_size": 1, "attn_cp_rank": 0, "attn_cp_size": 1}
         facts |= {"is_mla_model": False, "enable_storage_metrics": False, "is_page_first_layout": True}
@@ -56,7 +59,10 @@ def make_backend(sglang, start_node):
             **(facts | {"model_name": "m", "extra_config": extra} | changes)
         )
         backend = factory.create_backend("dynamic", config, None)
-        backend.register_mem_pool_host(Pool())
+        pool = Pool()
+        backend.register_mem_pool_host(pool)
+        backend.register_mem_host_pool_v2(pool, storage.PoolName.KV)
+        backend.on_host_pools_registered()
         made.append(backend)
         return backend
 
@@ -92,17 +98,31 @@ def test_pages_come_back_bit_for_bit(make_backend):
 
 def test_ranks_and_models_do_not_share_but_mla_ranks_do(make_backend):
     page = torch.ones_like(Pool().get_dummy_flat_data_page())
+    # A backend made a second time for a rank has a name of its own: each rank is made once.
     stored(make_backend(tp_size=2), ["k"], [page])
-    assert make_backend(tp_size=2).exists("k")
     assert not make_backend(tp_size=2, tp_rank=1).exists("k")
-    assert not make_backend(tp_size=2, model_name="other").exists("k")
-    stored(make_backend(tp_size=2, is_mla_model=True), ["mla"], [page])
-    assert make_backend(tp_size=2, tp_rank=1, is_mla_model=True).exists("mla")
+    stored(make_backend(tp_size=2, is_mla_model=True, dp_rank=1), ["mla"], [page])
+    assert make_backend(tp_size=2, tp_rank=1, is_mla_model=True, dp_rank=1).exists("mla")
+    assert not make_backend("other", tp_size=2, is_mla_model=True, dp_rank=2).exists("mla")
+
+
+def test_ranks_agree_on_the_name_after_clear(make_backend):
+    one = torch.ones_like(Pool().get_dummy_flat_data_page())
+    ranks = [make_backend(tp_size=2, tp_rank=rank, is_mla_model=True, dp_rank=3) for rank in range(2)]
+    stored(ranks[0], ["k"], [one])
+    for rank in ranks:
+        rank.clear()
+    assert not any(rank.exists("k") for rank in ranks)
+    two = 2 * one
+    stored(ranks[0], ["k"], [two])
+    assert torch.equal(ranks[1].get("k", Pool().get_dummy_flat_data_page()), two)
 
 
 def test_what_cannot_work_is_refused(make_backend):
     with pytest.raises(ValueError, match="context parallelism"):
         make_backend(attn_cp_size=2)
+    with pytest.raises(ValueError, match="a pool 'draft' beside"):
+        make_backend().register_mem_host_pool_v2(Pool(), "draft")
     with pytest.raises(ValueError, match=r"extra-config: kvtide: .*missing required field `nodes`"):
         make_backend(
             extra_config={

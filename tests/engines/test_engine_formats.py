@@ -1,7 +1,9 @@
 """Keys, containers, digests and options: what is written must be read, and nothing else."""
 
+import io
 import json
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 
 from kvtide_cachenode.engines.block_keys import all_ranks, names, trace_ids
 from kvtide_cachenode.engines.container import HEADER_BYTES, ContainerError, Qualities, header, read
-from kvtide_cachenode.engines.model_digest import WeightsError, digest
+from kvtide_cachenode.engines.model_digest import WeightsError, digest, is_commit, model_weights
+from kvtide_cachenode.engines.namespace import model_digest
 from kvtide_cachenode.engines.options import Options, OptionsError, read_options
 from kvtide_cachenode.engines.tally import COUNTERS
 from kvtide_cachenode.eviction.depth import depth_in_key, root_in_key, root_of
@@ -108,6 +111,74 @@ def test_the_digest_tells_weights_and_configurations_apart(tmp_path):
         folder.rename(again)
         assert digest(facts | {"_name_or_path": "elsewhere"}, again, 16) in seen
     assert len(seen) == 3
+
+
+def zip_of(records):
+    """As torch.save writes them: a zip archive, nothing compressed, the same time in every record."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return file.getvalue()
+
+
+def changed(content, at):
+    content = bytearray(content)
+    content[at] ^= 1
+    return bytes(content)
+
+
+SAFE = {"first": bytes(50_000), "last": bytes(9_000)}
+ZIPPED = zip_of({"archive/data/0": bytes(90_000), "archive/data/1": bytes(50)})
+
+
+@pytest.mark.parametrize("at", [0, 25_000, 49_999])
+def test_a_tensor_is_looked_at_in_several_places(tmp_path, at):
+    write_weights(tmp_path / "model.safetensors", SAFE)
+    before = digest({}, tmp_path, 16)
+    write_weights(tmp_path / "model.safetensors", SAFE | {"first": changed(SAFE["first"], at)})
+    assert digest({}, tmp_path, 16) != before
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # A zip archive has a checksum of every record; what is none is read whole.
+        (ZIPPED, zip_of({"archive/data/0": changed(bytes(90_000), 12_345), "archive/data/1": bytes(50)})),
+        (ZIPPED, zip_of({"archive/data/0": bytes(90_000), "archive/data/1": changed(bytes(50), 3)})),
+        (bytes(3_000_000), changed(bytes(3_000_000), 1_234_567)),
+    ],
+)
+def test_weights_of_pytorch_are_weights_too(tmp_path, name, before, after):
+    seen = set()
+    for content in (before, after, before):
+        (tmp_path / name).write_bytes(content)
+        assert model_weights(str(tmp_path)) == tmp_path
+        seen.add(digest({}, tmp_path, 16))
+    assert len(seen) == 2
+
+
+def test_a_revision_says_which_weights_only_as_a_commit(tmp_path):
+    assert is_commit("0123456789abcdef" * 2 + "01234567")
+    assert not any(is_commit(revision) for revision in (None, "main", "v1.0", "0123456", "g" * 40))
+    facts = {"dtype": "bf16"}
+    commits = ["a" * 40, "b" * 40, "a" * 40]
+    assert len({model_digest("org/model", commit, facts, "process") for commit in commits}) == 2
+    for revision in (None, "main"):
+        one, other = (model_digest("org/model", revision, facts, process) for process in ("one", "other"))
+        assert one != other
+
+
+@pytest.mark.parametrize("damage", ["header", "link"])
+def test_a_model_that_cannot_be_read_is_this_engines_alone(tmp_path, caplog, damage):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"\xff" * 100) if damage == "header" else path.symlink_to(tmp_path / "nowhere")
+    assert model_digest(str(tmp_path), "a" * 40, {}, "one") != model_digest(
+        str(tmp_path), "a" * 40, {}, "two"
+    )
+    assert "model.safetensors" in caplog.text
+    assert "model_id" in caplog.text
 
 
 def test_damaged_weights_are_named(tmp_path):

@@ -79,8 +79,8 @@ def test_ranks_keep_their_own_parts_and_a_block_is_there_when_all_have_theirs(st
         for name, payload in zip(chain[:stored], mine, strict=False):
             assert worker.store(name.key(rank), payload)
         wait_until(lambda: worker.count("store_blocks") == stored, "not all is stored")  # noqa: B023 - called at once
-    lookups = Lookups(nodes, ranks, 20.0)
-    assert lookups.start(chain).result() == 2  # the second rank's part of the third is missing
+    lookups = Lookups(nodes, ranks)
+    assert lookups.start(chain, 20.0).result().blocks == 2  # the second rank's part of the third is missing
     lookups.close()
     for worker, rank, mine in zip(workers, ranks, parts, strict=True):
         load(worker, [name.key(rank) for name in chain[:2]])
@@ -149,11 +149,11 @@ def test_three_nodes_share_the_slots(start_node, node_set, engine, adopt):
             entries.append(client.dbsize())
     assert sum(entries) == len(KEYS) + 33
     assert all(entries)
-    lookups = Lookups(nodes, [b"0-1x1"], 5.0)
-    assert lookups.start(chain).result(10) == 33
+    lookups = Lookups(nodes, [b"0-1x1"])
+    assert lookups.start(chain, 5.0).result(10).blocks == 33
     # Where one rank has its part and another has not, nobody can use the block.
-    ranked = Lookups(nodes, [b"0-1x1", b"1-2x1"], 5.0)
-    assert ranked.start(chain).result(10) == 0
+    ranked = Lookups(nodes, [b"0-1x1", b"1-2x1"])
+    assert ranked.start(chain, 5.0).result(10).blocks == 0
     ranked.close()
     lookups.close()
 

@@ -15,7 +15,7 @@ from kvtide_cachenode.engines.container import HEADER_BYTES, ContainerError, rea
 from kvtide_cachenode.engines.lookup import ASKING
 from kvtide_cachenode.engines.node_set import NodeSet, redirected_to
 from kvtide_cachenode.engines.resp_client import Address, NodeError, Refused, encode
-from kvtide_cachenode.engines.staging import SlotT, log_accident
+from kvtide_cachenode.engines.staging import SlotT, noting_accidents
 from kvtide_cachenode.engines.tally import Tally
 
 MAX_BATCH_BLOCKS: Final = 8  # GETs sent at once on one connection
@@ -97,6 +97,7 @@ class Loader(Generic[SlotT]):
         self._threads = ThreadPoolExecutor(threads, "kvtide-load")
         self._mine = threading.local()
         self._tally = tally
+        self._look_at = noting_accidents(tally)
         self._jobs: list[LoadJob] = []
         self._rested = threading.Event()
 
@@ -116,7 +117,7 @@ class Loader(Generic[SlotT]):
         if not batches:
             self._rested.set()
         for address, batch in batches:
-            self._threads.submit(self._run, job, address, batch).add_done_callback(log_accident)
+            self._threads.submit(self._run, job, address, batch).add_done_callback(self._look_at)
 
     def ended(self, patience_s: float = 0.0) -> list[LoadJob]:
         """Jobs that are over since the last call: complete, given up by all batches, or past the deadline.

@@ -22,6 +22,8 @@ FIRST_PAUSE_S: Final = 0.5  # a node that failed is left alone for so long …
 MAX_PAUSE_S: Final = 10.0  # … twice as long after each further failure, up to this
 MIN_REFRESH_S: Final = 0.25
 CLOSE_S: Final = 2.0
+MAX_KEPT: Final = 64  # connections of one thread: the one used longest ago is closed
+MAX_REMEMBERED: Final = 4096  # nodes whose failures are known
 
 logger = logging.getLogger("vllm.kvtide")
 
@@ -68,7 +70,11 @@ class NodeSet:
         Raises:
             NodeError: nobody answers by the deadline.
         """
-        health = self._health.setdefault(address, _Health())
+        health = self._health.get(address)
+        if health is None:
+            while len(self._health) >= MAX_REMEMBERED:
+                self._health.pop(next(iter(self._health)), None)
+            health = self._health.setdefault(address, _Health())
         kept: dict[Address, tuple[int, Connection]] = self._mine.__dict__.setdefault("kept", {})
         failures = health.failures
         age, connection = kept.pop(address, (failures, None))
@@ -90,6 +96,8 @@ class NodeSet:
             raise
         health.pause_s = 0.0
         kept[address] = failures, connection
+        if len(kept) > MAX_KEPT:
+            self._forget(kept.pop(next(iter(kept)))[1])
 
     def map_is_old(self) -> None:
         """A node redirected us: ask for the map soon."""
@@ -121,7 +129,11 @@ class NodeSet:
             self._refresh.wait(REFRESH_S)
             self._refresh.clear()
             if not self._closing:
-                self._load_map()
+                try:
+                    self._load_map()
+                except Exception:
+                    # The old map is better than none, and the next may be readable.
+                    logger.exception("kvtide: the map of slots could not be read")
                 # At most so often, however many requests report an old map.
                 time.sleep(MIN_REFRESH_S)
 
@@ -149,7 +161,9 @@ class NodeSet:
         owners = [asked] * SLOTS
         for part in ranges:
             match part:
-                case [int(first), int(last), [bytes(host), int(port), *_], *_] if 0 <= first <= last < SLOTS:
+                case [int(first), int(last), [bytes(host), int(port), *_], *_] if (
+                    0 <= first <= last < SLOTS and 0 < port < 65536
+                ):
                     owner = (host.decode(errors="replace") or asked[0], port)
                     owners[first : last + 1] = [owner] * (last + 1 - first)
                 case _:
@@ -164,4 +178,5 @@ def redirected_to(refused: Refused) -> Address | None:
     if len(words) != 3 or words[0] not in ("MOVED", "ASK"):
         return None
     host, _, port = words[2].rpartition(":")
-    return (host, int(port)) if host and port.isdigit() else None
+    is_port = port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536
+    return (host, int(port)) if host and is_port else None

@@ -17,6 +17,7 @@ RECEIVE_BYTES: Final = 64 * 1024
 MAX_LINE_BYTES: Final = 16 * 1024
 MAX_ELEMENTS: Final = 65_536  # of an array: CLUSTER SLOTS has one for each range
 MAX_DEPTH: Final = 8
+MAX_REPLY_PARTS: Final = 200_000  # of all arrays in one reply together
 MAX_COLLECTED_BYTES: Final = 64 * 1024  # of a bulk string that nobody gave memory for
 MAX_BUFFERS: Final = 512  # of one sendmsg; Linux takes 1,024
 
@@ -68,20 +69,31 @@ class Connection:
     def __init__(self, address: Address, credentials: Credentials, deadline_s: float) -> None:
         self._buffer = bytearray(RECEIVE_BYTES)
         self._start = self._end = 0
+        self._parts = 0
         try:
             self._socket = socket.create_connection(address, _left(deadline_s))
+        # A name or a port that cannot be: some node has told us of it.
+        except (OSError, ValueError, OverflowError) as error:
+            raise NodeError(f"no connection: {error}") from None
+        try:
+            self._enter(address, credentials, deadline_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def _enter(self, address: Address, credentials: Credentials, deadline_s: float) -> None:
+        try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if credentials.tls is not None:
                 self._socket = credentials.tls.wrap_socket(self._socket, server_hostname=address[0])
             else:
                 self._socket.settimeout(None)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise NodeError(f"no connection: {error}") from None
         if credentials.password is not None:
             user = () if credentials.username is None else (credentials.username.encode(),)
             reply = self.ask(encode(b"AUTH", *user, credentials.password.encode()), deadline_s)
             if isinstance(reply, Refused):
-                self.close()
                 raise NodeError(reply.text)
 
     def close(self) -> None:
@@ -125,6 +137,7 @@ class Connection:
             NodeError: none came by the deadline, or it breaks the protocol.
         """
         line = self._line(deadline_s)
+        self._parts = self._parts + 1 if depth else 0
         kind, text = line[:1], line[1:]
         if kind == b"+":
             return text
@@ -143,7 +156,7 @@ class Connection:
             return bytes(value)
         if kind == b"*":
             count = _number(text)
-            if count > MAX_ELEMENTS or depth > MAX_DEPTH:
+            if count > MAX_ELEMENTS or depth > MAX_DEPTH or self._parts > MAX_REPLY_PARTS:
                 raise NodeError(f"sent an array of {count} elements at depth {depth}")
             return [self.read(deadline_s, depth + 1) for _ in range(count)]
         raise NodeError(f"sent {line[:16]!r}, which is no RESP reply")

@@ -10,7 +10,6 @@ Written against SGLang 0.5.23; the pages' depth in their prompt is not known, so
 
 from collections.abc import Sequence
 from itertools import count
-from pathlib import Path
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -18,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorage
 
-from kvtide_cachenode.engines.block_keys import MODEL_DIGITS, BlockName, rank_name
+from kvtide_cachenode.engines.block_keys import BlockName, rank_name
 from kvtide_cachenode.engines.container import HEADER_BYTES
 from kvtide_cachenode.engines.loading import Loader, LoadJob
 from kvtide_cachenode.engines.lookup import Lookups
-from kvtide_cachenode.engines.model_digest import digest
 from kvtide_cachenode.engines.node_set import NodeSet
 from kvtide_cachenode.engines.options import read_options
+from kvtide_cachenode.engines.sglang_names import ModelNames
 from kvtide_cachenode.engines.storing import Storer
 from kvtide_cachenode.engines.tally import Tally
 
@@ -44,39 +43,47 @@ class KvtideHiCache(HiCacheStorage):
 
     Raises:
         OptionsError: the ``kvtide`` part of the extra configuration is wrong.
-        ValueError: context parallelism is on.
+        ValueError: SGLang is configured in a way that this must not run with.
     """
 
     def __init__(self, storage_config: "HiCacheStorageConfig", factory_arguments: object) -> None:
         del factory_arguments  # the factory passes what it was called with to every dynamic backend
+        extra = storage_config.extra_config or {}
         if storage_config.attn_cp_size > 1 or storage_config.dcp_size > 1:
             raise ValueError("context parallelism spreads a page over workers; start without it or kvtide")
-        where = "hicache-storage-backend-extra-config: kvtide"
-        self._options = read_options((storage_config.extra_config or {}).get("kvtide", {}), where)
+        if extra.get("interface_v1"):
+            raise ValueError("interface_v1 in the extra configuration is not served; leave it out")
+        self._options = read_options(extra.get("kvtide", {}), "hicache-storage-backend-extra-config: kvtide")
         # MLA pages are the same on all tensor-parallel ranks, of which SGLang lets one store.
         tensor_parallel = 1 if storage_config.is_mla_model else storage_config.tp_size
         tensor_rank = 0 if storage_config.is_mla_model else storage_config.tp_rank
         self._rank = rank_name(
             storage_config.pp_rank * tensor_parallel + tensor_rank, tensor_parallel, storage_config.pp_size
         )
-        name = storage_config.model_name or ""
-        folder = Path(name) if name and any(Path(name).glob("*.safetensors")) else None
-        facts = {"engine": "sglang", "name": self._options.model_id or (None if folder else name)}
-        self._model = digest(facts, None if self._options.model_id else folder, MODEL_DIGITS)
+        self._names = ModelNames(storage_config, self._options.model_id)
+        self._model = self._names.advance()
+        self._head: bytes | None = None  # nothing is exchanged without
+        self._page_bytes = 0
         self._tally = Tally()
         self._nodes = NodeSet(self._options.addresses(), self._options.credentials())
-        self._lookups = Lookups(self._nodes, [self._rank], self._options.lookup_timeout_s)
+        self._lookups = Lookups(self._nodes, [self._rank])
+        self._loader: Loader[_PageSlot] | None = None
+        self._storer: Storer[_PageSlot] | None = None
         self._numbers = count()
         self._targets: dict[int, memoryview] = {}
         self._lock = Lock()
 
     def register_mem_pool_host(self, mem_pool_host: Any) -> None:
         """The pages' pool: what it tells of their form keeps other forms apart."""
+        if self._loader is not None:
+            self._refuse_another(mem_pool_host, "second")
+            return
         super().register_mem_pool_host(mem_pool_host)
         page_bytes = mem_pool_host.get_dummy_flat_data_page().nbytes
         dtype = str(mem_pool_host.dtype).removeprefix("torch.")
-        layout = f"s1-{dtype}-{mem_pool_host.layout}-{mem_pool_host.page_size}x{page_bytes}"
-        self._head = f"kvt:{self._model}:{layout}".encode()
+        form = getattr(mem_pool_host, "storage_format_tag", None) or mem_pool_host.layout
+        self._layout = f"s1-{dtype}-{form}-{mem_pool_host.page_size}x{page_bytes}"
+        self._page_bytes = page_bytes
 
         def make_slot() -> _PageSlot:
             return _PageSlot(page_bytes)
@@ -84,6 +91,17 @@ class KvtideHiCache(HiCacheStorage):
         options, slots = self._options, max(1, self._options.store_buffer_bytes() // page_bytes)
         self._loader = Loader(self._nodes, make_slot, self._scatter, options.load_threads, self._tally)
         self._storer = Storer(self._nodes, make_slot, slots, options.store_threads, self._tally)
+        self._head = self._make_head()
+
+    def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
+        """All pools are named here, the pages' own among them; there must be no other."""
+        self._refuse_another(host_pool, str(host_pool_name))
+
+    def clear(self) -> None:
+        """SGLang's weights have changed, or are about to: use other names from now on, on every rank."""
+        self._head = None  # if there is no new name, nothing is exchanged
+        self._model = self._names.advance()
+        self._head = self._make_head()
 
     def get(
         self, key: str, target_location: torch.Tensor | None = None, target_sizes: object = None
@@ -99,20 +117,27 @@ class KvtideHiCache(HiCacheStorage):
     ) -> list[torch.Tensor | None]:
         """Fill each location with its page; None in the place of those that are not there in time."""
         assert target_locations is not None, "SGLang gives memory for every page"
+        head, loader = self._head, self._loader
+        if head is None or loader is None:
+            return [None] * len(keys)
         numbers = [next(self._numbers) for _ in keys]
-        blocks = []
-        for number, key, target in zip(numbers, keys, target_locations, strict=True):
-            assert target is not None, "SGLang gives memory for every page"
-            self._targets[number] = _bytes_of(target)
-            blocks.append((self._name(key).key(self._rank), number))
-        job = LoadJob("", blocks, monotonic() + self._options.load_timeout_s)
-        with self._lock:
-            self._loader.start(job)
-            self._loader.wait(job)
-        for number in numbers:
-            del self._targets[number]
+        try:
+            blocks = []
+            for number, key, target in zip(numbers, keys, target_locations, strict=True):
+                assert target is not None, "SGLang gives memory for every page"
+                self._targets[number] = self._page(target)
+                blocks.append((_name(head, key).key(self._rank), number))
+            job = LoadJob("", blocks, monotonic() + self._options.load_timeout_s)
+            with self._lock:
+                loader.start(job)
+                loader.wait(job)
+        finally:
+            for number in numbers:
+                self._targets.pop(number, None)
+        # What was asked for under a name that is no longer ours is of other weights.
+        is_ours = self._head == head
         return [
-            None if number in job.missing else target
+            target if is_ours and number not in job.missing else None
             for number, target in zip(numbers, target_locations, strict=True)
         ]
 
@@ -125,12 +150,15 @@ class KvtideHiCache(HiCacheStorage):
     ) -> bool:
         """Copy a page and store it soon; False when it is dropped."""
         assert value is not None, "SGLang gives the page itself"
-        page = _bytes_of(value.contiguous())
+        head, storer = self._head, self._storer
+        if head is None or storer is None:
+            return False
+        page = self._page(value.contiguous())
 
         def gather(slot: _PageSlot) -> None:
             slot.memory[HEADER_BYTES:] = page
 
-        return self._storer.offer(self._name(key).key(self._rank), 1.0, gather)
+        return storer.offer(_name(head, key).key(self._rank), 1.0, gather)
 
     def batch_set(
         self,
@@ -149,20 +177,44 @@ class KvtideHiCache(HiCacheStorage):
 
     def batch_exists(self, keys: Sequence[str], extra_info: object = None) -> int:  # noqa: ARG002 - SGLang's
         """How many of the first pages are there."""
-        return self._lookups.start([self._name(key) for key in keys]).result()
+        head = self._head
+        if head is None:
+            return 0
+        names = [_name(head, key) for key in keys]
+        found = self._lookups.start(names, self._options.lookup_timeout_s).result()
+        return found.blocks if self._head == head else 0
 
     def close(self) -> None:
         """End all threads, stores after a short wait."""
-        self._lookups.close()
-        self._loader.close()
-        self._storer.close()
-        self._nodes.close()
+        for part in (self._lookups, self._loader, self._storer, self._nodes):
+            if part is not None:
+                part.close()
 
-    def _name(self, key: str) -> BlockName:
-        return BlockName(self._head, b"-:0:" + key.encode())
+    def _make_head(self) -> bytes:
+        return f"kvt:{self._model}:{self._layout}".encode()
+
+    def _refuse_another(self, pool: Any, name: str) -> None:
+        if pool is not self.mem_pool_host:
+            raise ValueError(
+                f"SGLang keeps a pool {name!r} beside that of the pages (for a draft model, or for Mamba or"
+                " sliding window layers), without which a page is of no use; start without it or kvtide"
+            )
+
+    def _page(self, tensor: torch.Tensor) -> memoryview:
+        page = _bytes_of(tensor)
+        if len(page) != self._page_bytes:
+            raise ValueError(
+                f"a page has {len(page)} bytes, and those of the registered pool have {self._page_bytes}:"
+                " this SGLang is not known; use 0.5.23"
+            )
+        return page
 
     def _scatter(self, slot: _PageSlot, number: int) -> None:
         self._targets[number][:] = slot.memory[HEADER_BYTES:]
+
+
+def _name(head: bytes, key: str) -> BlockName:
+    return BlockName(head, b"-:0:" + key.encode())
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:

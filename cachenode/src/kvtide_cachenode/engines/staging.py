@@ -4,7 +4,10 @@ import logging
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Future
+
+    from kvtide_cachenode.engines.tally import Tally
 
 logger = logging.getLogger("vllm.kvtide")
 
@@ -21,7 +24,12 @@ class Slot(Protocol):
 SlotT = TypeVar("SlotT", bound=Slot)
 
 
-def log_accident(future: "Future[None]") -> None:
-    """Log what no thread should raise: nobody else looks at these futures."""
-    if not future.cancelled() and (error := future.exception()) is not None:
-        logger.error("kvtide: a transfer broke off", exc_info=error)
+def noting_accidents(tally: "Tally") -> "Callable[[Future[None]], None]":
+    """Logs and counts what no thread should raise: nobody else looks at these futures."""
+
+    def look_at(future: "Future[None]") -> None:
+        if not future.cancelled() and (error := future.exception()) is not None:
+            tally.add("accidents")
+            logger.error("kvtide: a transfer broke off", exc_info=error)
+
+    return look_at

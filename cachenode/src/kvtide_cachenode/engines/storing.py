@@ -11,7 +11,7 @@ from kvtide_cachenode.engines.container import HEADER_BYTES, Qualities, header
 from kvtide_cachenode.engines.lookup import ASKING
 from kvtide_cachenode.engines.node_set import NodeSet, redirected_to
 from kvtide_cachenode.engines.resp_client import Address, NodeError, Refused, encode_set
-from kvtide_cachenode.engines.staging import SlotT, log_accident
+from kvtide_cachenode.engines.staging import SlotT, noting_accidents
 from kvtide_cachenode.engines.tally import Tally
 
 STORE_TIMEOUT_S: Final = 5.0
@@ -30,9 +30,19 @@ class Storer(Generic[SlotT]):
         self._free: queue.SimpleQueue[SlotT] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(threads, "kvtide-store")
         self._tally = tally
+        self._look_at = noting_accidents(tally)
 
-    def offer(self, key: bytes, lineage: float, gather: Callable[[SlotT], None]) -> bool:
-        """Copy a block with ``gather`` and send it later; False when it is dropped."""
+    def offer(
+        self,
+        key: bytes,
+        lineage: float,
+        gather: Callable[[SlotT], None],
+        is_still_right: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Copy a block with ``gather`` and send it later; False when it is dropped.
+
+        ``is_still_right`` is asked by the thread that sends, when the block has been computed.
+        """
         if not self._nodes.is_up(self._nodes.owner(key)):
             self._tally.add("store_dropped_node_down")
             return False
@@ -41,9 +51,14 @@ class Storer(Generic[SlotT]):
             self._tally.add("store_dropped_buffer_full")
             return False
         began_s = time.monotonic()
-        gather(slot)
+        try:
+            gather(slot)
+            sent = self._threads.submit(self._run, key, lineage, slot, is_still_right)
+        except BaseException:
+            self._free.put(slot)
+            raise
         self._tally.add("gather_seconds", time.monotonic() - began_s)
-        self._threads.submit(self._run, key, lineage, slot).add_done_callback(log_accident)
+        sent.add_done_callback(self._look_at)
         return True
 
     def close(self) -> None:
@@ -60,11 +75,17 @@ class Storer(Generic[SlotT]):
         except queue.Empty:
             if not self._unmade:
                 return None
+            slot = self._make_slot()
             self._unmade -= 1
-            return self._make_slot()
+            return slot
 
-    def _run(self, key: bytes, lineage: float, slot: SlotT) -> None:
+    def _run(
+        self, key: bytes, lineage: float, slot: SlotT, is_still_right: Callable[[], bool] | None
+    ) -> None:
         try:
+            if is_still_right is not None and not is_still_right():
+                self._tally.add("store_dropped_adapter_changed")
+                return
             began_s = time.monotonic()
             memory = slot.memory
             memory[:HEADER_BYTES] = header(key, memory[HEADER_BYTES:], Qualities(1.0, lineage))

@@ -5,9 +5,10 @@ from collections import defaultdict
 from typing import Final
 
 COUNTERS: Final = {
-    "lookups": "Requests looked up in the nodes.",
-    "lookup_seconds": "Time requests waited for their look-up.",
-    "lookup_timeouts": "Look-ups that took too long and counted as misses.",
+    "lookups": "Requests looked up in the nodes, each counted when it is admitted.",
+    "lookup_seconds": "Time their look-ups took.",
+    "lookup_timeouts": "Requests whose look-up took too long: what it had not found counted as missing.",
+    "lookup_node_down": "Requests of whose blocks a node should have known that was down.",
     "loads": "Requests that loaded blocks.",
     "load_blocks": "Blocks loaded.",
     "load_bytes": "Bytes of blocks loaded.",
@@ -26,7 +27,9 @@ COUNTERS: Final = {
     "store_dropped_node_down": "Blocks not stored because their node was left alone.",
     "store_failed": "Blocks not stored because their node failed.",
     "store_refused": "Blocks that a node refused.",
+    "store_dropped_adapter_changed": "Blocks not stored because their LoRA adapter is no longer what it was.",
     "node_errors": "Transfers into the engine that a node broke off.",
+    "accidents": "Transfers that broke off for a reason that should not be; the log has it.",
     "trace_lines": "Requests reported to the access trace.",
     "trace_dropped_lines": "Requests not reported.",
     "trace_refused_lines": "Reports that a node refused.",

@@ -1,5 +1,6 @@
 """One line of the access trace for each request, sent to one node by a thread."""
 
+import logging
 import queue
 import threading
 import time
@@ -17,6 +18,8 @@ SEND_TIMEOUT_S: Final = 2.0
 FINISH_S: Final = 2.0
 # All engines' lines of one model go to the node that owns this key.
 NODE_KEY: Final = b"kvt:trace"
+
+logger = logging.getLogger("vllm.kvtide")
 
 
 class TraceReporter:
@@ -46,15 +49,21 @@ class TraceReporter:
 
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:
-            deadline_s = time.monotonic() + SEND_TIMEOUT_S
-            address = self._nodes.owner(NODE_KEY)
-            if not self._nodes.is_up(address):
-                self._tally.add("trace_dropped_lines")
-                continue
             try:
-                with self._nodes.connection(address, deadline_s) as connection:
-                    reply = connection.ask(encode(b"KVTIDE.TRACE", msgspec.json.encode(line)), deadline_s)
-            except NodeError:
+                self._tally.add(self._send(line))
+            except Exception:
+                logger.exception("kvtide: a line of the access trace is lost")
                 self._tally.add("trace_dropped_lines")
-            else:
-                self._tally.add("trace_refused_lines" if isinstance(reply, Refused) else "trace_lines")
+
+    def _send(self, line: EngineLine) -> str:
+        """What became of it, by the counter's name."""
+        deadline_s = time.monotonic() + SEND_TIMEOUT_S
+        address = self._nodes.owner(NODE_KEY)
+        if not self._nodes.is_up(address):
+            return "trace_dropped_lines"
+        try:
+            with self._nodes.connection(address, deadline_s) as connection:
+                reply = connection.ask(encode(b"KVTIDE.TRACE", msgspec.json.encode(line)), deadline_s)
+        except NodeError:
+            return "trace_dropped_lines"
+        return "trace_refused_lines" if isinstance(reply, Refused) else "trace_lines"

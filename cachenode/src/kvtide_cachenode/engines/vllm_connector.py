@@ -24,7 +24,7 @@ from kvtide_cachenode.engines.tally import Tally
 from kvtide_cachenode.engines.trace_reporter import TraceReporter
 from kvtide_cachenode.engines.vllm_metadata import StepMetadata
 from kvtide_cachenode.engines.vllm_metrics import KvtidePromMetrics, KvtideStats
-from kvtide_cachenode.engines.vllm_namespace import Namespace, check, layer_shape
+from kvtide_cachenode.engines.vllm_namespace import check, layer_shape, namespace
 from kvtide_cachenode.engines.vllm_scheduler import SchedulerSide
 from kvtide_cachenode.engines.vllm_worker import WorkerSide
 
@@ -193,9 +193,9 @@ class KvtideConnector(KVConnectorBase_V1):
         lookups = None
         if config.kv_transfer_config.is_kv_consumer:
             ranks = all_ranks(parallel.tensor_parallel_size, parallel.pipeline_parallel_size)
-            lookups = Lookups(self._nodes, ranks, options.lookup_timeout_s)
+            lookups = Lookups(self._nodes, ranks)
         self._scheduler = SchedulerSide(
-            namespace=Namespace(config, self._shape, layers, options.model_id),
+            namespace=namespace(config, self._shape, layers, options.model_id),
             lookups=lookups,
             reporter=TraceReporter(self._nodes, self._tally) if options.trace else None,
             tally=self._tally,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
 
 from kvtide_cachenode.engines.block_keys import BlockName
+from kvtide_cachenode.engines.namespace import AdapterVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +20,15 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A block that is full after this step; ``before`` is the block id of its predecessor."""
+    """A block that is full after this step; ``before`` is the block id of its predecessor.
+
+    ``adapter`` is the LoRA adapter that it is computed with, as it was when the block was named.
+    """
 
     name: BlockName
     block_id: int
     before: int | None
+    adapter: AdapterVersion | None = None
 
 
 @dataclass

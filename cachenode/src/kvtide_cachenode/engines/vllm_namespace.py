@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -14,10 +13,10 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, MLAAttentionSpec
 from kvtide_cachenode.engines.block_keys import MODEL_DIGITS
 from kvtide_cachenode.engines.block_layout import LayerShape
 from kvtide_cachenode.engines.model_digest import digest
+from kvtide_cachenode.engines.namespace import Namespace, model_digest
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
-    from vllm.lora.request import LoRARequest
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
 logger = logging.getLogger("vllm.kvtide")
@@ -69,57 +68,39 @@ def layer_shape(config: "VllmConfig", spec: FullAttentionSpec) -> LayerShape:
     )
 
 
-class Namespace:
-    """The beginning of all keys: ``kvt:<model>:<layout>``, another one for each LoRA adapter."""
-
-    def __init__(self, config: "VllmConfig", shape: LayerShape, layers: int, model_id: str | None) -> None:
-        cache = config.cache_config
-        algorithm = cache.prefix_caching_hash_algo
-        seed = os.getenv("PYTHONHASHSEED")
-        self._facts: dict[str, object] = {"hash": algorithm, "seed": seed, "cache_dtype": cache.cache_dtype}
-        if not algorithm.endswith("cbor"):
-            # These hash pickles, which differ between versions of Python.
-            self._facts["python"] = list(sys.version_info[:2])
-        if algorithm.startswith("xxhash") and seed is None:
-            logger.warning(
-                "kvtide: --prefix-caching-hash-algo %s without PYTHONHASHSEED gives every process other"
-                " block hashes: nothing is shared with other engines or after a restart; use sha256_cbor",
-                algorithm,
-            )
-            self._facts["process"] = uuid4().hex
-        self._layout = shape.tag(layers)
-        self._folder: Path | None = None
-        if model_id is not None:
-            self._facts["model_id"] = model_id
-        else:
-            model = config.model_config
-            folder = Path(model.model)
-            self._folder = folder if any(folder.glob("*.safetensors")) else None
-            self._facts |= {
-                "configuration": model.hf_config.to_dict(),
-                "name": None if self._folder else [model.model, model.revision],
-                "dtype": str(model.dtype),
-                "quantization": model.quantization,
-            }
-        self._heads: dict[tuple[str, str] | None, bytes] = {}
-        self.head(None)  # reading weights takes time, which no request should wait for
-
-    def head(self, lora: "LoRARequest | None") -> bytes:
-        """The beginning of the keys of requests with this adapter."""
-        # vLLM's block hashes tell adapters by name alone, and two engines may give one name to two adapters.
-        adapter = None if lora is None else (lora.lora_name, lora.lora_path)
-        if adapter not in self._heads:
-            base = digest(self._facts, self._folder, MODEL_DIGITS)
-            if lora is None:
-                self._heads[None] = f"kvt:{base}:{self._layout}".encode()
-            else:
-                folder = Path(lora.lora_path)
-                weights = folder if any(folder.glob("*.safetensors")) else None
-                facts = {"base": base, "name": None if weights else lora.lora_path}
-                self._heads[adapter] = f"kvt:{digest(facts, weights, MODEL_DIGITS)}:{self._layout}".encode()
-        return self._heads[adapter]
-
-    def renew(self) -> None:
-        """Share nothing with what was stored until now: the weights have changed."""
-        self._facts["renewed"] = uuid4().hex
-        self._heads.clear()
+def namespace(config: "VllmConfig", shape: LayerShape, layers: int, model_id: str | None) -> Namespace:
+    """The beginnings of this engine's keys."""
+    cache, model = config.cache_config, config.model_config
+    algorithm = cache.prefix_caching_hash_algo
+    seed = os.getenv("PYTHONHASHSEED")
+    facts: dict[str, object] = {"hash": algorithm, "seed": seed, "cache_dtype": cache.cache_dtype}
+    if not algorithm.endswith("cbor"):
+        # These hash pickles, which differ between versions of Python.
+        facts["python"] = list(sys.version_info[:2])
+    if algorithm.startswith("xxhash") and seed is None:
+        logger.warning(
+            "kvtide: --prefix-caching-hash-algo %s without PYTHONHASHSEED gives every process other"
+            " block hashes: nothing is shared with other engines or after a restart; use sha256_cbor",
+            algorithm,
+        )
+        facts["process"] = uuid4().hex
+    draft = config.speculative_config
+    if draft is not None:
+        # Its layers lie in the same blocks. Wrong ones cost speed and no token: the model itself decides.
+        facts["draft"] = [draft.method, draft.model, draft.revision]
+    if model_id is not None:
+        name = digest(facts | {"model_id": model_id}, None, MODEL_DIGITS)
+    else:
+        configuration = model.hf_config.to_dict()
+        facts |= {
+            "configuration": configuration,
+            "dtype": str(model.dtype),
+            "quantization": model.quantization,
+            # "dummy" computes with other weights than those on disk, and some formats with rounded ones.
+            "load_format": str(config.load_config.load_format),
+        }
+        if "longrope" in str(configuration):
+            # vLLM chooses between long and short factors by this.
+            facts["max_model_len"] = model.max_model_len
+        name = model_digest(model.model, model.revision, facts, uuid4().hex)
+    return Namespace(name, shape.tag(layers))

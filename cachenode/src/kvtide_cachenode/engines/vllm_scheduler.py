@@ -2,43 +2,36 @@
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import TYPE_CHECKING, Protocol
 
 from kvtide_cachenode.access_trace import EngineLine
 from kvtide_cachenode.engines.block_keys import BlockName, names, trace_ids
 from kvtide_cachenode.engines.loading import IDLE_WAIT_S
-from kvtide_cachenode.engines.lookup import Lookups
+from kvtide_cachenode.engines.lookup import Found, Lookups
+from kvtide_cachenode.engines.namespace import Head, LoraRequest
+from kvtide_cachenode.engines.request_state import ComputedUnder, Search, Tracked
 from kvtide_cachenode.engines.tally import Tally
 from kvtide_cachenode.engines.trace_reporter import TraceReporter
 from kvtide_cachenode.engines.vllm_metadata import Load, StepMetadata, Store
-from kvtide_cachenode.engines.vllm_namespace import Namespace
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.request import Request
 
 
-@dataclass(slots=True)
-class _Tracked:
-    """What is known of one unfinished request, in blocks from the start of its prompt.
+class Heads(Protocol):
+    """What gives keys their beginning: `namespace.Namespace`."""
 
-    ``first`` is where the look-up begins: the engine itself has what is before it. Blocks below
-    ``stored_end`` need not be stored: they are in the engine from before, or in the nodes.
-    """
+    def head(self, lora: LoraRequest | None) -> "Future[Head | None]":
+        """For requests with this adapter."""
 
-    request: "Request"
-    first: int = 0
-    stored_end: int = 0
-    lookup: "Future[int] | None" = None
-    loaded_after: int | None = None  # preemptions before the last load
-    began_s: float = 0.0
-    local_hit_blocks: int = 0
-    hit_blocks: int | None = None  # the nodes' and the local ones; None until the request has blocks
+    def renew(self) -> None:
+        """Share nothing with what was stored until now."""
+
+    def close(self) -> None:
+        """End its thread."""
 
 
 class SchedulerSide:
@@ -46,7 +39,7 @@ class SchedulerSide:
 
     def __init__(
         self,
-        namespace: Namespace,
+        namespace: Heads,
         lookups: Lookups | None,
         reporter: TraceReporter | None,
         tally: Tally,
@@ -63,39 +56,36 @@ class SchedulerSide:
         self._hashes_per_block = block_tokens // hash_tokens
         self._root_depth = root_depth
         self._lookup_timeout_s = lookup_timeout_s
-        self._requests: dict[str, _Tracked] = {}
+        self._requests: dict[str, Tracked] = {}
+        self._computed_under = ComputedUnder()
         self._loads: list[Load] = []
 
     def add(self, request: "Request") -> None:
         """A request has come."""
-        self._requests[request.request_id] = _Tracked(request)
+        head = self._namespace.head(request.lora_request)
+        search = Search(self._lookup_timeout_s)
+        self._requests[request.request_id] = Tracked(request, head, search, time.monotonic())
 
     def matched_tokens(self, request: "Request", computed_tokens: int) -> int | None:
-        """Tokens that can be loaded behind the first ``computed_tokens``; None while that is looked up."""
+        """Tokens that can be loaded behind the first ``computed_tokens``; None while that is looked up.
+
+        vLLM asks again at each step until the request has blocks, perhaps with other ``computed_tokens``.
+        """
         tracked = self._requests[request.request_id]
         first = computed_tokens // self._block_tokens
+        tracked.awaited = self._pending_head(tracked)
+        if tracked.awaited is not None:
+            return None
+        end: int | None = first
         # A load of which nothing arrived brings its request back here. What the nodes have cannot be loaded
         # then: it is computed and stored anew, or this would go on for ever.
-        if self._lookups is None or tracked.loaded_after == request.num_preemptions:
-            tracked.first = tracked.stored_end = first
-            return 0
-        if tracked.lookup is None or tracked.first != first:
-            tracked.first = first
-            wanted = [] if request.skip_reading_prefix_cache else self._names(request, first)
-            tracked.began_s = time.monotonic()
-            tracked.lookup = self._lookups.start(wanted)
-        waited_s = time.monotonic() - tracked.began_s
-        if tracked.lookup.done():
-            hits = tracked.lookup.result()
-        elif waited_s >= self._lookup_timeout_s:
-            self._tally.add("lookup_timeouts")
-            hits = 0
-        else:
+        if tracked.loaded_after != request.num_preemptions:
+            end = tracked.search.end(first, lambda left_s: self._look_up(tracked, first, left_s))
+            tracked.awaited = tracked.search.running
+        if end is None:
             return None
-        self._tally.add("lookups")
-        self._tally.add("lookup_seconds", waited_s)
-        tracked.stored_end = first + hits
-        return hits * self._block_tokens
+        tracked.first, tracked.stored_end = first, end
+        return (end - first) * self._block_tokens
 
     def allocated(self, request: "Request", blocks: "KVCacheBlocks", external_tokens: int) -> None:
         """The request has blocks: load into them what the look-up found."""
@@ -103,13 +93,20 @@ class SchedulerSide:
         first, count = tracked.first, external_tokens // self._block_tokens
         if tracked.hit_blocks is None:
             tracked.local_hit_blocks, tracked.hit_blocks = first, first + count
-        tracked.lookup = None  # a preempted request looks again
-        if count:
+        tracked.search.count(self._tally)
+        block_ids = blocks.get_block_ids()[0]
+        head = tracked.known_head()
+        # After its load vLLM calls this again, and what was loaded counts as computed.
+        computed = block_ids[: max(first, request.num_computed_tokens // self._block_tokens)]
+        tracked.is_shared = self._computed_under.is_all(head, computed)
+        tracked.is_new = True
+        if count and head is not None:
             tracked.loaded_after = request.num_preemptions
-            block_ids = blocks.get_block_ids()[0]
-            wanted = self._names(request, first)[:count]
+            wanted = self._names(tracked, head, first, first + count)
+            targets = block_ids[first : first + count]
+            self._computed_under.note(head, targets)
             before = block_ids[first - 1] if first else None
-            self._loads.append(Load(request.request_id, wanted, block_ids[first : first + count], before))
+            self._loads.append(Load(request.request_id, wanted, targets, before))
 
     def step(self, output: "SchedulerOutput") -> StepMetadata:
         """The transfers of a step that is about to run."""
@@ -125,15 +122,15 @@ class SchedulerSide:
             tracked = self._requests.get(request_id)
             if tracked is None:
                 continue
+            if tracked.is_new:
+                self._check_tail(tracked, tokens)
             # A load that failed is computed again, and what the nodes have there is replaced.
             tracked.stored_end = min(tracked.stored_end, tokens // self._block_tokens)
             full = (tokens + output.num_scheduled_tokens[request_id]) // self._block_tokens
             full = min(full, len(tracked.request.block_hashes) // self._hashes_per_block)
             if full > tracked.stored_end:
-                state = output.kv_connector_block_state
-                (block_ids,) = state.get_block_ids(request_id)
+                (block_ids,) = output.kv_connector_block_state.get_block_ids(request_id)
                 metadata.stores += self._stores(tracked, full, block_ids)
-                tracked.stored_end = full
         return metadata
 
     def finished(self, request: "Request") -> None:
@@ -156,31 +153,58 @@ class SchedulerSide:
 
     def close(self) -> None:
         """End the look-ups and send what waits of the trace."""
+        self._namespace.close()
         if self._lookups is not None:
             self._lookups.close()
         if self._reporter is not None:
             self._reporter.close()
 
     def renew(self) -> None:
-        """The weights have changed: nothing stored until now may be loaded."""
+        """The weights have changed: nothing stored until now may be loaded, nor be gone on from."""
         self._namespace.renew()
+        for tracked in self._requests.values():
+            tracked.restart(self._namespace.head(tracked.request.lora_request))
+
+    def _check_tail(self, tracked: Tracked, computed_tokens: int) -> None:
+        """A part of a block that vLLM had cached is copied to another block, of which nothing is noted."""
+        tracked.is_new = False
+        head = tracked.known_head()
+        if head is not None and head.is_replaced and computed_tokens % self._block_tokens:
+            tracked.is_shared = False
+
+    def _pending_head(self, tracked: Tracked) -> "Future[Head | None] | None":
+        """What the request waits for while its adapter is not known, but no longer than for a look-up."""
+        is_patient = time.monotonic() - tracked.came_s < self._lookup_timeout_s
+        return tracked.head if is_patient and not tracked.head.done() else None
+
+    def _look_up(self, tracked: Tracked, first: int, left_s: float) -> "Future[Found] | None":
+        head = tracked.known_head()
+        if self._lookups is None or head is None or tracked.request.skip_reading_prefix_cache:
+            return None
+        wanted = self._names(tracked, head, first, len(self._hashes(tracked.request)))
+        return self._lookups.start(wanted, left_s) if wanted else None
 
     def _await_lookup(self) -> None:
-        """Wait a moment for a look-up that a request waits for: vLLM would ask again at once, and again."""
-        waiting = [one.lookup for one in self._requests.values() if one.lookup is not None]
+        """Wait a moment for what a request waits for: vLLM would ask again at once, and again."""
+        waiting = [one.awaited for one in self._requests.values() if one.awaited is not None]
         if waiting:
             wait(waiting, IDLE_WAIT_S, FIRST_COMPLETED)
 
-    def _stores(self, tracked: _Tracked, end: int, block_ids: Sequence[int]) -> list[Store]:
-        start = tracked.stored_end
+    def _stores(self, tracked: Tracked, end: int, block_ids: Sequence[int]) -> list[Store]:
+        start, head = tracked.stored_end, tracked.known_head()
+        if head is None or not tracked.is_shared:
+            self._computed_under.note(None, block_ids[start:end])
+            # As long as the request holds its blocks, they can be stored when its adapter is known.
+            tracked.stored_end = start if not tracked.head.done() else end
+            return []
+        self._computed_under.note(head, block_ids[start:end])
+        tracked.stored_end = end
         before = [None, *block_ids]
-        wanted = self._names(tracked.request, start, end)
-        return [Store(name, block_ids[at], before[at]) for at, name in enumerate(wanted, start)]
+        wanted = self._names(tracked, head, start, end)
+        return [Store(name, block_ids[at], before[at], head.adapter) for at, name in enumerate(wanted, start)]
 
-    def _names(self, request: "Request", first: int, last: int | None = None) -> list[BlockName]:
-        hashes = self._hashes(request)
-        head = self._namespace.head(request.lora_request)
-        return names(head, hashes, self._root_depth, first, len(hashes) if last is None else last)
+    def _names(self, tracked: Tracked, head: Head, first: int, last: int) -> list[BlockName]:
+        return names(head.name, self._hashes(tracked.request), self._root_depth, first, last)
 
     def _hashes(self, request: "Request") -> Sequence[bytes]:
         if self._hashes_per_block == 1:

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from kvtide_cachenode.engines.adapter_files import AdapterFiles
 from kvtide_cachenode.engines.block_layout import BlockLayout, LayerShape, TensorSlot
 from kvtide_cachenode.engines.loading import IDLE_WAIT_S, Loader, LoadJob
+from kvtide_cachenode.engines.model_digest import WeightsError
+from kvtide_cachenode.engines.namespace import AdapterVersion
 from kvtide_cachenode.engines.node_set import NodeSet
 from kvtide_cachenode.engines.storing import Storer
 from kvtide_cachenode.engines.tally import Tally
@@ -46,6 +49,7 @@ class WorkerSide:
         self._storer: Storer[TensorSlot] = Storer(
             nodes, self._layout.make_slot, slots, options.store_threads, tally
         )
+        self._adapters = AdapterFiles()
         self._loads: dict[str, Load] = {}
         self._failed_ids: set[int] = set()
 
@@ -92,10 +96,19 @@ class WorkerSide:
         self._storer.close()
 
     def _store(self, store: Store, lineage: float) -> None:
-        block_id = store.block_id
+        block_id, adapter = store.block_id, store.adapter
         self._storer.offer(
-            store.name.key(self._rank), lineage, lambda slot: self._layout.gather(block_id, slot)
+            store.name.key(self._rank),
+            lineage,
+            lambda slot: self._layout.gather(block_id, slot),
+            None if adapter is None else lambda: self._is_on_disk(adapter),
         )
+
+    def _is_on_disk(self, adapter: AdapterVersion) -> bool:
+        try:
+            return self._adapters.digest(adapter.path) == adapter.digest
+        except WeightsError:
+            return False
 
     def _inherited(self, block_id: int | None) -> float:
         return 1.0 if block_id is None else self._quality[block_id]
