@@ -40,7 +40,7 @@ test-engine: ## Run the tests that need that engine
 validate-engine: $(READY) ## Hold the simulator against that engine (TEXTS=FILE of real texts; 45 minutes)
 	@test -n "$(TEXTS)" || { echo "name a file of real texts: make validate-engine TEXTS=FILE [ARGS=...]" >&2; exit 2; }
 	@PYTHON=$(PYTHON) engine_tests/build
-	@$(BIN)/python engine_tests/validate.py "$(TEXTS)" $(ARGS)
+	@$(BIN)/python -m engine_tests.validate "$(TEXTS)" $(ARGS)
 
 .PHONY: check
 check: $(READY) ## Format, lint, types, layers, generated CRDs
