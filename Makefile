@@ -20,9 +20,11 @@ install: $(READY) ## Create the virtual environment and install kvtide into it
 demo: $(READY) ## Watch two cache nodes being sized for a workload (TRACE=FILE plays a real trace)
 	@$(BIN)/kvtide demo $(if $(TRACE),--trace "$(TRACE)")
 
+SHUFFLE ?= $(KVTIDE_TEST_SEED)
+
 .PHONY: test
-test: $(READY) ## Run the tests
-	@$(BIN)/pytest -q -n 2 --dist loadfile $(ARGS)
+test: $(READY) ## Run the tests (SHUFFLE=SEED: in another order)
+	@KVTIDE_TEST_SEED="$(SHUFFLE)" $(BIN)/pytest -q -n 2 --dist loadfile $(if $(SHUFFLE),--no-loadscope-reorder) $(ARGS)
 
 .PHONY: e2e
 e2e: $(READY) ## Run the end-to-end tests on KUBECONFIG's cluster, or on one of their own (15 minutes to build, once)
@@ -40,7 +42,7 @@ test-engine: $(READY) ## Run the tests that need that engine
 validate-engine: $(READY) ## Hold the simulator against that engine (TEXTS=FILE of real texts; 45 minutes)
 	@test -n "$(TEXTS)" || { echo "name a file of real texts: make validate-engine TEXTS=FILE [ARGS=...]" >&2; exit 2; }
 	@PYTHON=$(PYTHON) engine_tests/build
-	@$(BIN)/python engine_tests/validate.py "$(TEXTS)" $(ARGS)
+	@$(BIN)/python -m engine_tests.validate "$(TEXTS)" $(ARGS)
 
 .PHONY: check
 check: $(READY) ## Format, lint, types, layers, generated CRDs

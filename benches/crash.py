@@ -68,7 +68,7 @@ class Writer(threading.Thread):
         except (redis.RedisError, OSError):
             return  # the node was killed
 
-    def step(self, client: "redis.Redis[bytes]", key: int) -> None:
+    def step(self, client: redis.Redis, key: int) -> None:
         possible, action = self.possible[key], self.rng.random()
         if action < 0.55:
             version = self.newest[key] = self.newest[key] + 1
@@ -80,7 +80,9 @@ class Writer(threading.Thread):
             client.delete(f"k{key}")
             self.possible[key] = {GONE}
         else:
-            self.wrong += compare(key, client.get(f"k{key}"), possible)
+            value = client.get(f"k{key}")
+            assert not isinstance(value, str), "replies are not decoded"
+            self.wrong += compare(key, value, possible)
 
 
 def compare(key: int, value: bytes | None, possible: set[int]) -> list[str]:

@@ -16,7 +16,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import msgspec
 import redis
@@ -33,11 +35,12 @@ WANTED = 0.01
 
 
 @contextmanager
-def node():
+def node() -> Iterator[tuple[subprocess.Popen[str], int, str]]:
     command = [sys.executable, "-m", "kvtide_cachenode", "serve", "--dram", str(NODE_BYTES)]
     command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
+            assert process.stdout is not None
             said = json.loads(process.stdout.readline())
             yield process, int(said["listen"].rpartition(":")[2]), said["admin"]
         finally:
@@ -45,14 +48,14 @@ def node():
             process.wait()
 
 
-def ask(admin, method, path, document=None):
+def ask(admin: str, method: str, path: str, document: object = None) -> Any:
     body = None if document is None else msgspec.json.encode(document)
     request = urllib.request.Request(f"http://{admin}{path}", method=method, data=body)
     with urllib.request.urlopen(request, timeout=120) as reply:
         return json.loads(reply.read())
 
 
-def blocks(seed):
+def blocks(seed: int) -> Iterator[str]:
     """Keys of an endless workload: popular blocks by rank, and one-hit wonders in between."""
     chance = random.Random(seed)
     weights = list(itertools.accumulate(1 / (rank + 1) ** 0.6 for rank in range(HOT_BLOCKS)))
@@ -63,7 +66,7 @@ def blocks(seed):
             yield f"hot:{chance.choices(range(HOT_BLOCKS), cum_weights=weights)[0]}"
 
 
-def hit_ratio(client, keys, count, payload):
+def hit_ratio(client: redis.Redis, keys: Iterator[str], count: int, payload: bytes) -> float:
     """Of ``count`` requests, how many found their block; a miss is computed and stored."""
     hits = 0
     for key in itertools.islice(keys, count):
@@ -77,7 +80,7 @@ def hit_ratio(client, keys, count, payload):
     return hits / count
 
 
-def measure(requests, seed):
+def measure(requests: int, seed: int) -> dict[str, float]:
     with ExitStack() as stack:
         nodes = [stack.enter_context(node()) for _ in range(3)]
         members = [
@@ -107,8 +110,8 @@ def measure(requests, seed):
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")

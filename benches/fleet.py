@@ -21,9 +21,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from benches.operator_samples import calls, cpu_s, memory_mib, planner_of, quantile, sample, total, writes
@@ -84,7 +86,7 @@ class Figures:
     moves: int
 
 
-def cache(namespace: str, number: int) -> dict:
+def cache(namespace: str, number: int) -> dict[str, Any]:
     """A small cache that stands for a large one: blocks of 64 KiB, and a GiB at a high price."""
     return {
         "apiVersion": "kvtide.dev/v1alpha1",
@@ -155,11 +157,13 @@ async def play(kubelets: StandIn) -> None:
         await asyncio.sleep(REQUEST_EVERY_S - (time.time() - now_s) % REQUEST_EVERY_S)
 
 
-async def caches_of(namespace: str) -> list[dict]:
-    return json.loads(await kubectl("-n", namespace, "get", "tieredcaches", "-o", "json"))["items"]
+async def caches_of(namespace: str) -> list[dict[str, Any]]:
+    listed = json.loads(await kubectl("-n", namespace, "get", "tieredcaches", "-o", "json"))
+    items: list[dict[str, Any]] = listed["items"]
+    return items
 
 
-def is_settled(raw: dict) -> bool:
+def is_settled(raw: dict[str, Any]) -> bool:
     said = {one["type"]: one["status"] for one in raw.get("status", {}).get("conditions", ())}
     return (said.get("Ready"), said.get("Reconciling")) == ("True", "False")
 
@@ -258,7 +262,7 @@ async def measure(namespace: str, count: int, steady_s: float, folder: Path) -> 
 
 
 @contextmanager
-def some_cluster():
+def some_cluster() -> Iterator[None]:
     """KUBECONFIG's, or a control plane of our own for as long as this takes."""
     if "KUBECONFIG" in os.environ:
         yield

@@ -1,6 +1,6 @@
 """Fuzzes the wire parsers, the commands behind them, the admin API and the SSD log.
 
-    python benches/fuzz.py CPU_MINUTES [--seed N] [--targets resp,lm,admin,segments]
+    python -m benches.fuzz CPU_MINUTES [--seed N] [--targets resp,lm,admin,segments]
 
 Nothing may crash, hang, grow without bound or serve a wrong byte. Inputs are conversations, mutated, and
 cut at random places; of the SSD log, the files are damaged. Every case runs under a limit of CPU time; the
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fuzz_segments import DamagedLog
+from benches.fuzz_segments import DamagedLog
 
 from kvtide_cachenode.admin import AdminServer
 from kvtide_cachenode.commands import TABLE, execute
@@ -124,7 +124,8 @@ def feed(parser: Any, data: bytes, cut: Callable[[], int], on_event: Callable[[A
 
 
 def resp_events(data: bytes, cut: Callable[[], int]) -> list[Any]:
-    parser, seen = resp.RequestParser(), []
+    parser = resp.RequestParser()
+    seen: list[Any] = []
 
     def note(event: Any) -> bool:
         if isinstance(event, resp.Value):

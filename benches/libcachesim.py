@@ -77,7 +77,8 @@ def by_libcachesim(python: str, blocks: NDArray[np.int32], capacities: list[int]
     if done.returncode:
         reason = done.stderr.strip().rpartition("\n")[2]
         raise SystemExit(f"{python}: {reason}; name an interpreter with libcachesim and numpy: --python PATH")
-    return json.loads(done.stdout)
+    hits: list[int] = json.loads(done.stdout)
+    return hits
 
 
 def main() -> None:

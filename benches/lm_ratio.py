@@ -22,9 +22,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 REQUEST = struct.Struct("<9i150s")
 REPLY = struct.Struct("<9i")
@@ -35,6 +37,10 @@ SIZES_BYTES = (1 << 20, 4 << 20)
 START_DEADLINE_S = 60  # lmcache_server imports torch first
 REPLY_DEADLINE_S = 30
 
+Address = tuple[str, int]
+Server = tuple[Address, int]
+"""Where it listens, and its process id."""
+
 
 class Client:
     """One blocking connection that leaves copying to the server.
@@ -44,37 +50,38 @@ class Client:
     GET that really receives.
     """
 
-    def __init__(self, address, size_bytes, payload=b""):
+    def __init__(self, address: Address, size_bytes: int, payload: bytes | memoryview = b"") -> None:
         self.socket = socket.create_connection(address, timeout=REPLY_DEADLINE_S)
         self.payload = memoryview(bytearray(size_bytes))
         self.file = os.fdopen(os.memfd_create("payload"), "w+b", buffering=0)
         self.file.write(payload)
 
-    def close(self):
+    def close(self) -> None:
         self.socket.close()
         self.file.close()
 
-    def header(self, command, key, length=0):
+    def header(self, command: int, key: bytes, length: int = 0) -> bytes:
         return REQUEST.pack(command, length, 1, 3, 0, 2, 1, length // 4, 1, key.ljust(150))
 
-    def put(self, key):
+    def put(self, key: bytes) -> None:
         size_bytes = len(self.payload)
         self.socket.sendall(self.header(PUT, key, size_bytes))
         assert self.socket.sendfile(self.file, 0, size_bytes) == size_bytes
 
-    def ask(self, command, key, flags=socket.MSG_TRUNC):
+    def ask(self, command: int, key: bytes, flags: int = socket.MSG_TRUNC) -> int:
         """The reply's code."""
         self.socket.sendall(self.header(command, key))
+        code: int
         code, length, *_ = REPLY.unpack(self._receive(memoryview(bytearray(REPLY.size))))
         self._receive(self.payload[:length], flags)
         return code
 
-    def read(self, key):
+    def read(self, key: bytes) -> memoryview:
         """The value of a key that is there."""
         assert self.ask(GET, key, 0) == SUCCESS
         return self.payload
 
-    def _receive(self, target, flags=0):
+    def _receive(self, target: memoryview, flags: int = 0) -> memoryview:
         done = 0
         while done < len(target):
             count = self.socket.recv_into(target[done:], 0, flags)
@@ -84,25 +91,29 @@ class Client:
         return target
 
 
-def keys_of(connection, connections, size_bytes):
+def keys_of(connection: int, connections: int, size_bytes: int) -> list[bytes]:
     count = max(1, WORKING_SET_BYTES // size_bytes // connections)
     return [b"bench@1@%d@%x@bfloat16" % (connection, number) for number in range(count)]
 
 
-def run_puts(client, keys, requests, payload):  # noqa: ARG001 - as `run_gets`
+def run_puts(client: Client, keys: Sequence[bytes], requests: int, payload: memoryview) -> None:  # noqa: ARG001
+    """As `run_gets`; what is sent, the client has."""
     for number in range(requests):
         client.put(keys[number % len(keys)])
     assert client.ask(EXIST, keys[0]) == SUCCESS
 
 
-def run_gets(client, keys, requests, payload):
+def run_gets(client: Client, keys: Sequence[bytes], requests: int, payload: memoryview) -> None:
     for number in range(requests):
         assert client.ask(GET, keys[number % len(keys)]) == SUCCESS
     for key in keys[:2]:
         assert client.read(key) == payload, "a value read is not the one that was written"
 
 
-def rate_mb_s(address, run, size_bytes, connections, requests):
+Run = Callable[[Client, Sequence[bytes], int, memoryview], None]
+
+
+def rate_mb_s(address: Address, run: Run, size_bytes: int, connections: int, requests: int) -> float:
     """Megabytes a second of ``requests`` PUTs or GETs on each of ``connections`` connections."""
     payload = memoryview(os.urandom(4096) * (size_bytes // 4096))
     clients = [Client(address, size_bytes, payload) for _ in range(connections)]
@@ -118,7 +129,9 @@ def rate_mb_s(address, run, size_bytes, connections, requests):
     return connections * requests * size_bytes / elapsed_s / 1e6
 
 
-def measured(address, pid, run, size_bytes, connections, requests):
+def measured(
+    address: Address, pid: int, run: Run, size_bytes: int, connections: int, requests: int
+) -> tuple[float, float]:
     """Megabytes a second, and what they cost the server: CPU seconds a gigabyte, filling included."""
     before_s = cpu_s(pid)
     mb_s = rate_mb_s(address, run, size_bytes, connections, requests)
@@ -126,13 +139,13 @@ def measured(address, pid, run, size_bytes, connections, requests):
     return mb_s, (cpu_s(pid) - before_s) / ((connections * requests + filled) * size_bytes / 1e9)
 
 
-def cpu_s(pid):
+def cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
-def process(command, stdout, stderr):
+def process(command: list[str], stdout: int | IO[str], stderr: IO[str]) -> Iterator[subprocess.Popen[str]]:
     """``command`` as a child process that is gone afterwards."""
     child = subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True)
     try:
@@ -146,7 +159,7 @@ def process(command, stdout, stderr):
             child.wait()
 
 
-def wait_until_healthy(address, child, name):
+def wait_until_healthy(address: Address, child: subprocess.Popen[str], name: str) -> None:
     deadline = time.monotonic() + START_DEADLINE_S
     while child.poll() is None and time.monotonic() < deadline:
         try:
@@ -161,7 +174,7 @@ def wait_until_healthy(address, child, name):
 
 
 @contextmanager
-def lmcache_server(program, log):
+def lmcache_server(program: str, log: IO[str]) -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = probe.getsockname()
     with process([program, address[0], str(address[1])], log, log) as child:
@@ -170,16 +183,18 @@ def lmcache_server(program, log):
 
 
 @contextmanager
-def bare_loop(log):
+def bare_loop(log: IO[str]) -> Iterator[Server]:
     command = [sys.executable, str(Path(__file__).with_name("bare_lm.py")), str(max(SIZES_BYTES))]
     with process(command, subprocess.PIPE, log) as child:
+        assert child.stdout is not None
         yield ("127.0.0.1", int(child.stdout.readline())), child.pid
 
 
 @contextmanager
-def kvtide_node(program, log):
+def kvtide_node(program: str, log: IO[str]) -> Iterator[Server]:
     listen = [part for flag in ("--listen", "--lm", "--admin") for part in (flag, "127.0.0.1:0")]
     with process([program, "serve", *listen, "--dram", "1Gi"], subprocess.PIPE, log) as child:
+        assert child.stdout is not None
         line = child.stdout.readline()
         if not line:
             sys.exit(f"{program} did not start: {Path(log.name).read_text()[-400:].strip()}")
@@ -188,8 +203,8 @@ def kvtide_node(program, log):
         yield (host, int(port)), child.pid
 
 
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--lmcache-server", default=shutil.which("lmcache_server"), metavar="PROGRAM")
     parser.add_argument("--node", default=str(Path(sys.executable).with_name("kvtide-node")))
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 4])
@@ -202,13 +217,15 @@ def arguments():
     return options
 
 
-def cells(options, servers):
+def cells(options: argparse.Namespace, servers: Sequence[Server]) -> Iterator[dict[str, Any]]:
     for size_bytes in SIZES_BYTES:
         for connections in options.connections:
             requests = max(1, options.megabytes * 1_000_000 // size_bytes // connections)
             for name, run in (("PUT", run_puts), ("GET", run_gets)):
-                load = (run, size_bytes, connections, requests)
-                rounds = [[measured(*server, *load) for server in servers] for _ in range(options.rounds)]
+                rounds = [
+                    [measured(*server, run, size_bytes, connections, requests) for server in servers]
+                    for _ in range(options.rounds)
+                ]
                 rates, costs = ([[pair[at] for pair in each] for each in rounds] for at in (0, 1))
                 their_mb_s, our_mb_s, limit_mb_s = map(statistics.median, zip(*rates, strict=True))
                 their_cpu, our_cpu, limit_cpu = map(statistics.median, zip(*costs, strict=True))
@@ -228,7 +245,7 @@ def cells(options, servers):
                 }
 
 
-def show(cell):
+def show(cell: dict[str, Any]) -> None:
     size = f"{cell['size_bytes'] >> 20} MiB"
     print(f"{cell['operation']:4} {size:>6} {cell['connections']:>5}", end=" ")
     print(f"{cell['lmcache_server_mb_s']:>15} {cell['kvtide_mb_s']:>8} {cell['limit_mb_s']:>8}", end=" ")
@@ -237,7 +254,7 @@ def show(cell):
     print(f"{cell['limit_cpu_s_per_gb']:>7}", flush=True)
 
 
-def main():
+def main() -> None:
     options = arguments()
     with ExitStack() as stack:
         logs = [stack.enter_context(tempfile.NamedTemporaryFile("w")) for _ in range(3)]

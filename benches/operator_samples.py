@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +57,12 @@ def writes(before: Sample | None, after: Sample) -> dict[str, int]:
 
 def quantile(name: str, q: float, before: Sample | None, after: Sample) -> float:
     """Of a histogram, between two samples, linear within its buckets."""
-    counts: Counter[float] = Counter()
+    counts: defaultdict[float, float] = defaultdict(float)
     for moment, sign in ((after, 1), (before, -1)):
         for labels, value in (moment.of(f"{name}_bucket") if moment else {}).items():
             counts[float(dict(labels)["le"])] += sign * value
-    wanted, low, below = q * max(counts.values()), 0.0, 0.0
+    wanted = q * max(counts.values())
+    low = below = 0.0
     for limit, count in sorted(counts.items()):
         if count >= wanted:
             width = 0.0 if limit == float("inf") else limit - low

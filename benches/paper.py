@@ -213,7 +213,11 @@ def cell(trace: Path, manifest: Path, fleet: Fleet, load: float) -> list[dict[st
 def overloaded(confirm: Confirm) -> dict[str, tuple[Candidate, float]]:
     base, gains = confirm.baseline.outcome, {}
     for name, most in (("tokens", inf), ("tokens_same_cost", base.cost_per_hour)):
-        point = confirm.best(lambda o: -o.throughput_tok_s, lambda o, most=most: o.cost_per_hour <= most)
+
+        def allowed(outcome: Any, most: float = most) -> bool:
+            return bool(outcome.cost_per_hour <= most)
+
+        point = confirm.best(lambda o: -o.throughput_tok_s, allowed)
         gains[name] = (point, point.outcome.throughput_tok_s / base.throughput_tok_s - 1)
     return gains
 
@@ -225,7 +229,7 @@ def stable_gains(
     for suffix, most in (("", inf), ("_same_cost", base.cost_per_hour)):
 
         def allowed(outcome: Any, most: float = most) -> bool:
-            return outcome.stable and outcome.cost_per_hour <= most
+            return bool(outcome.stable and outcome.cost_per_hour <= most)
 
         quickest = confirm.best(lambda o: o.ttft_mean_s, allowed)
         steadiest = confirm.best(lambda o: o.ttft_p99_s, allowed)

@@ -1,6 +1,6 @@
 """The node against redis, and against what the machine can do at all, with the same client, side by side.
 
-    python benches/redis_ratio.py [--sizes 64Ki,1Mi,4Mi,16Mi] [--connections 1,4,16] [--rounds 5]
+    python -m benches.redis_ratio [--sizes 64Ki,1Mi,4Mi,16Mi] [--connections 1,4,16] [--rounds 5]
                                   [--seconds 0.4] [--client redis-benchmark] [--no-many] [--json]
 
 Node, redis and a bare socket loop (bare_loop.py: the *limit*, it receives a request into one buffer and
@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lean_client import DEPTH, KEYS, case, prepare
+from benches.lean_client import DEPTH, KEYS, case, prepare
 
 from kvtide_cachenode.quantity import parse_quantity
 

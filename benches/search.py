@@ -16,6 +16,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +27,10 @@ from kvtide_operator.plan.group_ttl import curves_of, tune
 from kvtide_operator.plan.groups import FEATURE_GROUPS, feature_groups, subtree_groups
 from kvtide_operator.plan.kareto import Kareto
 from kvtide_operator.plan.kareto_paper import KaretoPaper
-from kvtide_operator.plan.miss_stream import miss_stream, prefix_hits
+from kvtide_operator.plan.miss_stream import MissStream, miss_stream, prefix_hits
 from kvtide_operator.plan.nsga2 import Nsga2
-from kvtide_operator.plan.search import run_search
+from kvtide_operator.plan.search import Search, run_search
+from kvtide_operator.plan.space import SearchSpace
 from kvtide_operator.plan.workers import processes
 from kvtide_operator.planner.goal import space_of
 from kvtide_operator.planner.scenario import scenario_from
@@ -41,7 +43,7 @@ GIB = 1 << 30
 GENERATED_REQUESTS, GENERATED_RATE_PER_S = 12_000, 3.0
 SUBTREES = (1, 2, 4, 8, 16, 32, 64)
 UNIFORM_TTL_S = (60.0, 120.0, 300.0, 600.0)
-SEARCHES = {
+SEARCHES: dict[str, Search] = {
     "grid": Grid(),
     "kareto": Kareto(),
     "kareto-paper": KaretoPaper(),
@@ -73,10 +75,10 @@ def trace_of(source: str) -> Trace:
     return trace.between(*{"": (0, trace.requests), "1": (0, middle), "2": (middle, trace.requests)}[half])
 
 
-def searches(evaluator: Evaluator, space, jobs: int) -> list[dict]:
+def searches(evaluator: Evaluator, space: SearchSpace, jobs: int) -> list[dict[str, Any]]:
     bounds = bounds_of(evaluator.scenario, space)
     evaluator.coupled(space.canonical(space.dram_max_bytes, space.ttl_max_s, space.media[0]))
-    rows: list[dict] = []
+    rows: list[dict[str, Any]] = []
     with processes(evaluator.evaluate, jobs) as workers:
         run_search(
             Kareto(max_evaluations=2 * jobs), space, bounds, workers
@@ -101,7 +103,7 @@ def searches(evaluator: Evaluator, space, jobs: int) -> list[dict]:
     return rows
 
 
-def group_ttls(evaluator: Evaluator, dram_bytes: int, ttl_max_s: float) -> list[dict]:
+def group_ttls(evaluator: Evaluator, dram_bytes: int, ttl_max_s: float) -> list[dict[str, Any]]:
     """Fit on the first half, test on the second, with prefix continuity and room for what the TTLs keep."""
     trace = evaluator.scenario.trace
     half = trace.requests // 2
@@ -143,7 +145,7 @@ def group_ttls(evaluator: Evaluator, dram_bytes: int, ttl_max_s: float) -> list[
     return rows
 
 
-def same_cost_ttl_s(stream, row_ttl_s: np.ndarray, from_request: int) -> float:
+def same_cost_ttl_s(stream: MissStream, row_ttl_s: np.ndarray, from_request: int) -> float:
     """The single TTL that takes as many block-seconds in the tested half as ``row_ttl_s``."""
     tested = stream.request >= from_request
     hold = stream.hold_s[tested]

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 from kvtide_cachenode.client import NodeClient
 from kvtide_cachenode.quantity import parse_quantity
@@ -161,12 +162,12 @@ def run(
             for event in warmed:
                 assert event.wait(300), "the clients did not get to half of their requests"
             figures = asyncio.run(shrunk(url, pid, to_bytes))
-        results = [queue.get(timeout=300) for _ in clients]
+        results: list[Any] = [queue.get(timeout=300) for _ in clients]
         figures["dropped_entries"] = asyncio.run(dropped(url))
         for client in clients:
             client.join()
-    parts = [samples for samples, _ in results]  # type: ignore[attr-defined]
-    return parts, sum(wrong for _, wrong in results), figures  # type: ignore[attr-defined]
+    parts = [samples for samples, _ in results]
+    return parts, sum(wrong for _, wrong in results), figures
 
 
 def percentile(values: list[float], share: float) -> float:

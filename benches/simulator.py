@@ -7,6 +7,7 @@ process of its own, so that its peak memory is its own.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import multiprocessing
@@ -83,10 +84,10 @@ def speed(trace: Trace, rounds: int) -> dict[str, tuple[float, float]]:
     for reload, loading in (("async", "layered"), ("queueing", "layered"), ("async", "async")):
         evaluator = Evaluator(scenario(trace, reload=reload, loading=loading))
         parts[f"evaluation, {reload} reload, cache pass known"] = best_s(
-            rounds, lambda e=evaluator: e.evaluate(point)
+            rounds, functools.partial(evaluator.evaluate, point)
         )
         parts[f"coupled run, {reload} reload, its evaluation included"] = best_s(
-            rounds, lambda e=evaluator: e.coupled(point)
+            rounds, functools.partial(evaluator.coupled, point)
         )
 
     sizes = itertools.count(point.dram_bytes, GIB)  # one that it has not met before in every round
@@ -151,7 +152,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     trace = read_trace(options.trace)
-    report = {"ms": speed(trace, options.rounds), "agreement": agreement(trace), "scale": []}
+    report: dict[str, Any] = {"ms": speed(trace, options.rounds), "agreement": agreement(trace), "scale": []}
     context = multiprocessing.get_context("spawn")
     for share in (16, 4, 1):
         with context.Pool(1) as pool:

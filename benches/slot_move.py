@@ -10,6 +10,7 @@ checks, with redis neither: it is ended when it has printed its table.)
 """
 
 import argparse
+import functools
 import json
 import random
 import shutil
@@ -22,52 +23,68 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
 import msgspec
 import redis
 
-from kvtide_cachenode.cluster.handover import Send, plan_handover
+from kvtide_cachenode.cluster.handover import Handover, Send, plan_handover
 from kvtide_cachenode.cluster.shares import first_topology, rebalanced
 from kvtide_cachenode.cluster.slots import key_slot
-from kvtide_cachenode.cluster.topology import Node
+from kvtide_cachenode.cluster.topology import Node, Topology
 
 NODE_BYTES = 512 << 20
 SIZES_BYTES = (4 << 10, 64 << 10, 1 << 20, 4 << 20)
 KEYS = 60
 LMCACHE_S = 120
 
+Said = dict[str, Any]
+"""What a node says when it is ready."""
+
+
+class Client(Protocol):
+    """What `verify` needs of a client."""
+
+    def get(self, key: str) -> Any:
+        """Read a value."""
+
+    def set(self, key: str, value: bytes) -> object:
+        """Store a value."""
+
 
 @contextmanager
-def node():
+def node() -> Iterator[Said]:
     command = [sys.executable, "-m", "kvtide_cachenode", "serve", "--dram", str(NODE_BYTES)]
     for flag in ("--listen", "--lm", "--admin"):
         command += [flag, "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
+            assert process.stdout is not None
             yield json.loads(process.stdout.readline())
         finally:
             process.terminate()
             process.wait()
 
 
-def port_of(said, name="listen"):
+def port_of(said: Said, name: str = "listen") -> int:
     return int(said[name].rpartition(":")[2])
 
 
-def ask(said, method, path, document=None):
+def ask(said: Said, method: str, path: str, document: object = None) -> Any:
     body = None if document is None else msgspec.json.encode(document)
     request = urllib.request.Request(f"http://{said['admin']}{path}", method=method, data=body)
     with urllib.request.urlopen(request, timeout=60) as reply:
         return json.loads(reply.read())
 
 
-def cluster_of(said):
+def cluster_of(said: Said) -> Any:
     return ask(said, "GET", "/v1/status")["cluster"]
 
 
-def adopt(said, topology):
+def adopt(said: Said, topology: Topology) -> None:
     document = {"term": 1, "generation": topology.epoch, "topology": topology}
     ask(said, "PUT", "/v1/desired", document)
 
@@ -75,21 +92,21 @@ def adopt(said, topology):
 class LmClient:
     """An `lm://` client with the two commands of redis-py that `verify` uses."""
 
-    def __init__(self, port):
+    def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
 
-    def set(self, key, value):
+    def set(self, key: str, value: bytes) -> None:
         header = struct.pack("<9i150s", 1, len(value), 1, 3, 0, 2, 1, 1, 1, key.encode().ljust(150))
         self.socket.sendall(header)
         self.socket.sendall(value)
 
-    def get(self, key):
+    def get(self, key: str) -> bytes | None:
         self.socket.sendall(struct.pack("<9i150s", 2, 0, 1, 3, 0, 2, 1, 1, 1, key.encode().ljust(150)))
         code, length, *_ = struct.unpack("<9i", self._receive(36))
         value = self._receive(length)
         return value if code == 200 else None
 
-    def _receive(self, count):
+    def _receive(self, count: int) -> bytes:
         data = bytearray()
         while len(data) < count:
             piece = self.socket.recv(count - len(data))
@@ -102,18 +119,18 @@ class LmClient:
 class RedisCli:
     """`redis-cli -c`, one process a command."""
 
-    def __init__(self, port):
+    def __init__(self, port: int) -> None:
         self.command = [shutil.which("redis-cli") or "redis-cli", "-c", "-p", str(port)]
 
-    def set(self, key, value):
+    def set(self, key: str, value: bytes) -> None:
         subprocess.run([*self.command, "-x", "SET", key], input=value, check=True, capture_output=True)
 
-    def get(self, key):
+    def get(self, key: str) -> bytes | None:
         run = subprocess.run([*self.command, "GET", key], check=True, capture_output=True)
         return run.stdout[:-1] or None
 
 
-def hop_cost(nodes, topology, members):
+def hop_cost(nodes: list[Said], topology: Topology, members: list[Node]) -> list[dict[str, Any]]:
     """Median milliseconds of one request at the key's owner and through another node."""
     key = "hop"
     owner = members.index(topology.owner(key_slot(key.encode())))
@@ -121,13 +138,13 @@ def hop_cost(nodes, topology, members):
     rows = []
     for size in SIZES_BYTES:
         value = random.Random(size).randbytes(size)
-        requests = {
-            "SET": lambda client, value=value: client.set(key, value),
+        requests: dict[str, Callable[[redis.Redis], object]] = {
+            "SET": functools.partial(redis.Redis.set, name=key, value=value),
             "GET": lambda client: client.get(key),
             "EXISTS": lambda client: client.exists(key),
         }
         for name, request in requests.items():
-            times = ([], [])
+            times: tuple[list[float], list[float]] = ([], [])
             for _ in range(60):
                 for client, mine in zip(clients, times, strict=True):
                     began_s = time.perf_counter()
@@ -144,7 +161,7 @@ def hop_cost(nodes, topology, members):
     return rows
 
 
-def verify(name, client, stop, found):
+def verify(name: str, client: Client, stop: threading.Event, found: dict[str, dict[str, int]]) -> None:
     """Read what was written, again and again, and overwrite some of it."""
     chance = random.Random(name)
     values = {
@@ -170,7 +187,7 @@ def verify(name, client, stop, found):
             client.set(key, values[key])
 
 
-def move(nodes, handover):
+def move(nodes: list[Said], handover: Handover) -> None:
     """Drive one handover to its end."""
     while True:
         clusters = [cluster_of(said) for said in nodes]
@@ -187,7 +204,7 @@ def move(nodes, handover):
         time.sleep(0.01)
 
 
-def basic_check(python, url):
+def basic_check(python: str, url: str) -> dict[str, str] | str:
     """Pass rates that LMCache's own tool prints, by operation."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "lmcache.yaml"
@@ -196,7 +213,7 @@ def basic_check(python, url):
             f"remote_url: {url}\n"
         )
         command = [python, "-u", "-m", "lmcache.v1.basic_check", "--mode", "test_remote"]
-        rates = {}
+        rates: dict[str, str] = {}
         with subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -206,6 +223,7 @@ def basic_check(python, url):
         ) as process:
             timer = threading.Timer(LMCACHE_S, process.kill)
             timer.start()
+            assert process.stdout is not None
             for line in process.stdout:
                 cells = [cell.strip() for cell in line.split("|")]
                 if len(cells) > 6 and cells[6].endswith("%"):
@@ -217,23 +235,25 @@ def basic_check(python, url):
     return rates or "no table"
 
 
-def under_moves(nodes, topology, members, seconds, lmcache_python):
-    stop, found = threading.Event(), {}
-    clients = {
+def under_moves(
+    nodes: list[Said], topology: Topology, members: list[Node], seconds: float, lmcache_python: str | None
+) -> dict[str, Any]:
+    stop, found = threading.Event(), dict[str, dict[str, int]]()
+    clients: dict[str, Client] = {
         "redis-py": redis.Redis(port=port_of(nodes[0])),
         "RedisCluster": redis.RedisCluster(host="127.0.0.1", port=port_of(nodes[1])),
         "redis-cli -c": RedisCli(port_of(nodes[2])),
         "lm://": LmClient(port_of(nodes[0], "lm")),
     }
     threads = [threading.Thread(target=verify, args=(n, c, stop, found)) for n, c in clients.items()]
-    checks = {}
+    checks: dict[str, object] = {}
     if lmcache_python is not None:
         urls = [f"lm://127.0.0.1:{port_of(nodes[1], 'lm')}"]
         urls += [f"{scheme}://127.0.0.1:{port_of(nodes[1])}" for scheme in ("redis", "resp")]
-        run = [checks.__setitem__(url.partition(":")[0], None) or url for url in urls]
+        checks |= {url.partition(":")[0]: None for url in urls}
 
-        def check():
-            for url in run:
+        def check() -> None:
+            for url in urls:
                 checks[url.partition(":")[0]] = basic_check(lmcache_python, url)
 
         threads.append(threading.Thread(target=check))
@@ -260,8 +280,8 @@ def under_moves(nodes, topology, members, seconds, lmcache_python):
     return {"moves": moves, **totals, "clients": found, "lmcache": checks}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--lmcache-python", help="a Python that has lmcache 0.5.6")
     parser.add_argument("--json", action="store_true")

@@ -38,8 +38,7 @@ async def held(cache: LiveCache) -> str:
 async def outcome(cache: LiveCache) -> str:
     """What came of the newest decision that was to change something; empty while nothing has."""
     decisions = (await cache.status()).get("decisions", ())
-    newest = next((one for one in decisions if one["from"] != one["to"]), {})
-    return newest.get("outcome", "")
+    return next((str(one.get("outcome", "")) for one in decisions if one["from"] != one["to"]), "")
 
 
 async def infeasible(place: Place) -> None:

@@ -27,7 +27,7 @@ POINT = {
     "dram": "1Gi", "tiersPerHour": "0.1", "costPerHour": "2.6", "throughput": "100", "hitRatio": "0.3",
     "stable": True,
 }  # fmt: skip
-PLAN = {
+PLAN: dict[str, Any] = {
     "apiVersion": "kvtide.dev/v1alpha1",
     "kind": "CachePlan",
     "metadata": {"name": "chat-1"},
@@ -242,7 +242,7 @@ def drawn_caches(seed: int, count: int) -> list[dict[str, Any]]:
         if random.random() < 0.7:  # so that some are right
             tiers[0]["capacity"] |= {"min": "512Mi", "max": ".5Ti", "step": "1Gi"}
             tiers[1]["ttl"]["min"] = "0s"
-        nodes = {"replicas": {"min": random.randint(1, 3)}}
+        nodes: dict[str, Any] = {"replicas": {"min": random.randint(1, 3)}}
         if random.random() < 0.5:
             nodes["replicas"]["max"] = random.randint(1, 4)
         if random.random() < 0.5:
@@ -278,7 +278,10 @@ def drawn_classes(seed: int, count: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_server_and_the_models_agree_on_what_is_right(seed: int, namespace: str) -> None:
     drawn = drawn_caches(seed, 60) + drawn_classes(seed, 40)
-    kinds = {"TieredCache": TieredCache, "TierClass": TierClass}
+    kinds: dict[str, type[TieredCache] | type[TierClass]] = {
+        "TieredCache": TieredCache,
+        "TierClass": TierClass,
+    }
     text = yaml.dump_all(drawn, Dumper=NoAliases)
     done = kubectl("create", "-n", namespace, "--dry-run=server", "-o", "json", "-f", "-", stdin=text)
     decoder, rest, taken = json.JSONDecoder(), done.stdout.strip(), set()

@@ -45,7 +45,7 @@ from kvtide_operator.world.kinds import (
 
 ROOT: Final = Path(__file__).parents[1]
 CHART: Final = str(ROOT / "charts" / "kvtide")
-CACHE: Final = {
+CACHE: Final[dict[str, Any]] = {
     "apiVersion": "kvtide.dev/v1alpha1",
     "kind": "TieredCache",
     "spec": {
@@ -101,7 +101,7 @@ async def operator(release: str) -> AsyncIterator[KubernetesApi]:
     """The operator's client with the very rights of the release's service account."""
     token = run("kubectl", "create", "token", release, f"--namespace={release}").strip()
     known = find_cluster()
-    configuration: Any = Configuration()  # type: ignore[no-untyped-call]
+    configuration: Any = Configuration()
     configuration.host, configuration.ssl_ca_cert = known.host, known.ssl_ca_cert
     configuration.retries = False
     configuration.api_key = {"authorization": f"Bearer {token}"}

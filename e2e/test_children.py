@@ -46,7 +46,7 @@ TOKEN: Final = "token-of-the-test"
 PASSWORD: Final = "password-of-the-test"
 LIMIT_S: Final = 90.0
 
-SECURITY: Final = {
+SECURITY: Final[dict[str, dict[str, Any]]] = {
     "open": {},
     "password": {"auth": {"secretRef": {"name": "password"}}},
     "tls": {"tls": {"secretRef": {"name": "certs"}}},
@@ -278,7 +278,7 @@ async def test_what_the_ssd_holds_outlives_pod_and_set(world: World) -> None:
     pod = await cache.ready()
     async with cache.admin(pod) as admin:
         await admin.set_capacity(dram_bytes=32 * MIB, ssd_bytes=100 * MIB)
-        node_id = (await admin.status()).cluster.node_id
+        cluster = (await admin.status()).cluster
     async with cache.client(pod) as client:
         for number in range(20):
             await client.set(f"key-{number}", bytes([number]) * MIB)
@@ -312,7 +312,9 @@ async def test_what_the_ssd_holds_outlives_pod_and_set(world: World) -> None:
     async with cache.admin(pod) as admin:
         status = await admin.status()
     assert (status.tiers["dram"].capacity_bytes, status.tiers["ssd"].capacity_bytes) == (32 * MIB, 100 * MIB)
-    assert status.cluster.node_id == node_id
+    assert status.cluster is not None
+    assert cluster is not None
+    assert status.cluster.node_id == cluster.node_id
 
 
 async def test_a_smaller_set_lets_go_of_its_claims(world: World) -> None:

@@ -4,7 +4,7 @@ import statistics
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from processes import (
+from engine_tests.processes import (
     BLOCK_TOKENS,
     FAULTY_PATIENCE_S,
     FOLDER,
@@ -138,8 +138,8 @@ def measure_ttft(node, show):
     parts = ("queue", "prefill", "lookup", "load", "load_wait", "transfer", "check", "scatter")
 
     def measure(engine, title):
-        seconds = {"cold": [], "own": [], "external": []}
-        sums = dict.fromkeys((kind, part) for kind in ("own", "external") for part in parts)
+        seconds: dict[str, list[float]] = {"cold": [], "own": [], "external": []}
+        sums = dict.fromkeys(((kind, part) for kind in ("own", "external") for part in parts), 0.0)
         for run in range(5):
             prompt = prompt_of(2000, 70 + run)
             with node.storing(2000 // BLOCK_TOKENS):
@@ -152,7 +152,7 @@ def measure_ttft(node, show):
                 grown |= {"queue_seconds": grown["request_queue_time_seconds_sum"]}
                 grown |= {"prefill_seconds": grown["request_prefill_time_seconds_sum"]}
                 for part in parts:
-                    sums[kind, part] = (sums[kind, part] or 0.0) + grown[f"{part}_seconds"] / 5
+                    sums[kind, part] = sums[kind, part] + grown[f"{part}_seconds"] / 5
             assert grown["load_blocks"] == 2000 // BLOCK_TOKENS
         cold, own, external = (statistics.median(seconds[kind]) for kind in ("cold", "own", "external"))
         show(

@@ -58,7 +58,7 @@ def wait_for(read, is_enough, what):
 
 def samples(text):
     """Metric name to the sum over its labels."""
-    sums = {}
+    sums: dict[str, float] = {}
     for line in text.splitlines():
         if line and not line.startswith("#"):
             name, value = line.rsplit(" ", 1)
@@ -71,9 +71,10 @@ class Node:
     """A cache node in a process of its own."""
 
     def __init__(self, *options, port=0):
-        command = [NODE_COMMAND, "serve", "--block-tokens", str(BLOCK_TOKENS)]
+        command = [str(NODE_COMMAND), "serve", "--block-tokens", str(BLOCK_TOKENS)]
         command += ["--listen", f"127.0.0.1:{port}", "--admin", "127.0.0.1:0", *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert self.process.stdout is not None
         said = json.loads(self.process.stdout.readline())
         self.port = int(said["listen"].rpartition(":")[2])
         self.admin = f"http://{said['admin']}"
@@ -126,6 +127,7 @@ class Node:
         try:
             self.process.wait(15)
         finally:
+            assert self.process.stdout is not None
             self.process.stdout.close()
 
 
@@ -209,7 +211,7 @@ class Engine:
         self._log = log
         publisher = {"enable_kv_cache_events": True, "publisher": "zmq", "topic": "kv@pod@smol"}
         publisher |= {"endpoint": f"tcp://*:{events}", "replay_endpoint": f"tcp://*:{replay}"}
-        extra = {"nodes": ",".join(f"127.0.0.1:{port}" for port in ports)}
+        extra: dict[str, object] = {"nodes": ",".join(f"127.0.0.1:{port}" for port in ports)}
         extra |= {"load_timeout_s": PATIENCE_S, "lookup_timeout_s": PATIENCE_S, "load_threads": 2}
         transfer = {
             "kv_connector": "KvtideConnector",
@@ -297,7 +299,7 @@ class Engine:
     @contextmanager
     def counted(self):
         """How the counters grew, filled in at the end: kvtide's without their prefix and suffix."""
-        before, growth = self.counters(), {}
+        before, growth = self.counters(), dict[str, float]()
         yield growth
         after = self.counters()
         grown = {name: after[name] - before.get(name, 0) for name in after}

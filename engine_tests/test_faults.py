@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from processes import FAULTY_PATIENCE_S, SETTLE_S
+from engine_tests.processes import FAULTY_PATIENCE_S, SETTLE_S
 
 pytestmark = pytest.mark.timeout(1200)
 

@@ -18,13 +18,14 @@ class Recorder:
         command += ["--replay", engine.replay_url, "--metrics", f"{engine.url}/metrics"]
         self._file = file
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self._said = []
+        self._said: list[str] = []
         self._is_recording = threading.Event()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         assert self._is_recording.wait(60), self._said
 
     def _read(self):
+        assert self._process.stderr is not None
         for line in self._process.stderr:
             self._said.append(line.strip())
             if line.startswith("recording"):
@@ -35,6 +36,7 @@ class Recorder:
         self._process.send_signal(signal.SIGINT)
         assert self._process.wait(60) == 0, self._said
         self._reader.join()
+        assert self._process.stderr is not None
         self._process.stderr.close()
         lines = [json.loads(line) for line in self._file.read_text().splitlines()]
         return sorted(lines, key=lambda line: line["timestamp"]), self._said

@@ -1,7 +1,7 @@
 """A model over three ranks: each keeps its part of a block under a key of its own."""
 
 import pytest
-from processes import Node
+from engine_tests.processes import Node
 
 pytestmark = pytest.mark.timeout(1200)
 

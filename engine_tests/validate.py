@@ -1,6 +1,6 @@
 """The simulator against a real vLLM on CPU: engine on one core, node and client on the others.
 
-    python engine_tests/validate.py TEXTS [options of `kvtide engine validate`]
+    python -m engine_tests.validate TEXTS [options of `kvtide engine validate`]
 
 TEXTS is a file of real texts, JSON lines with ``prompt`` or ``input_tok_ids``.
 """
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from processes import Engine, Node
+from engine_tests.processes import Engine, Node
 
 REPOSITORY = Path(__file__).parent.parent
 CHUNK_TOKENS, MAX_SEQUENCES, MAX_MODEL_TOKENS = 256, 8, 2048

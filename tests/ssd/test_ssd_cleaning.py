@@ -109,22 +109,35 @@ async def test_a_later_cap_ends_a_shrink(tmp_path, clock):
     await log.close()
 
 
-async def test_reads_go_on_while_records_move(tmp_path, clock, content, pages):
-    log = await SsdLog.open(tmp_path, 48 * MIB, clock)
+async def test_reads_go_on_while_records_move(tmp_path, clock, content, pages, faulty_files):
+    files = faulty_files()
+    log = await SsdLog.open(tmp_path, 48 * MIB, clock, files=files)
     for number in range(300):
         clock.now_s += 1
         key = b"%d" % number
         await log.put(key, memoryview(content(key, 1, 100_000)), 0)
+    for number in range(0, 300, 3):  # so that every segment has something to be moved
+        clock.now_s += 1
+        await log.get_into(b"%d" % number, pages(100_000))
+    files.gated = {"pwritev"}
+    files.gate.clear()
     shrink = asyncio.create_task(log.set_cap(24 * MIB))
+    assert await asyncio.to_thread(files.held.wait, 20)  # a record's copy is under way
+    present = sorted(log.all_keys())
+    assert len(present) > 200
+    for key in present:
+        into = pages(100_000)
+        assert await log.get_into(key, into) == 100_000
+        assert into[:100_000] == content(key, 1, 100_000)
+    files.gate.set()
     chance = random.Random(1)
-    hits = 0
     while not shrink.done():
         key = b"%d" % chance.randrange(300)
         into = pages(100_000)
         result = await log.get_into(key, into)
         if isinstance(result, int):
-            hits += 1
             assert into[:result] == content(key, 1, 100_000)
-    assert hits
+    assert await shrink
+    assert log.stats().counters["moved"] > 0
     assert log.stats().counters["missed"]["corrupt"] == 0
     await log.close()
