@@ -19,8 +19,9 @@ from truth_script import BULK_BYTES, Desync, Expected, Refusal, Script, WrongVal
 
 WINDOW: Final = 256  # commands under way on one connection
 LARGE_AT_ONCE: Final = 3
-SILENCE_S: Final = 60.0  # a reply that takes longer is lost
+SILENCE_S: Final = 30.0  # a reply that takes longer is lost
 SHOWN: Final = 20
+ENOUGH: Final = 200  # problems: what follows says no more
 SHARED_KEYS: Final = 150
 LARGE_KEYS: Final = 4
 OWN_KEYS: Final = 16
@@ -39,6 +40,10 @@ class Findings:
         if self.counts[kind] <= SHOWN:
             self.sentences.append(f"{kind}: {sentence}")
             print(self.sentences[-1][:400], file=sys.stderr, flush=True)
+
+    @property
+    def enough(self) -> bool:
+        return self.counts.total() >= ENOUGH
 
 
 class World:
@@ -61,6 +66,10 @@ class World:
         self.private: list[PrivateKey] = []
         self.scripts: list[Script] = []
         self.stalls = self.resizes = 0
+
+    @property
+    def going(self) -> bool:
+        return self.left > 0 and self.node.running and not self.findings.enough
 
     def clock(self) -> int:
         """The next moment: no two events share one."""
@@ -229,7 +238,7 @@ async def open_talk(world: World) -> Talk:
 async def work(world: World, number: int) -> None:
     """Pipelines of random lengths until nothing is left to do."""
     rng = random.Random(f"{world.seed}-{number}")
-    while world.left > 0 and world.node.running:
+    while world.going:
         try:
             talk = await open_talk(world)
         except OSError as error:
@@ -239,7 +248,7 @@ async def work(world: World, number: int) -> None:
         script = world.script(rng)
         if number % 2:
             await talk.send([request(b"HELLO", b"3")], Expected(b"HELLO 3", _is_map, _nothing))
-        while world.left > 0 and not talk.ended:
+        while world.going and not talk.ended:
             await _pipeline(world, talk, script, rng)
         await talk.drained(0)
         talk.close()
@@ -278,8 +287,13 @@ async def stall(world: World, number: int, stop: asyncio.Event) -> None:
         if stop.is_set() or not world.node.running:
             return
         name = b"stalled-%d-%d" % (number, round_)
-        with suppress(OSError):
-            await rng.choice((_announce, _die, _die_in_mset, _read_slowly, _half_a_header))(world, rng, name)
+        one = rng.choice((_announce, _die, _die_in_mset, _read_slowly, _half_a_header))
+        try:
+            await one(world, rng, name)
+        except TimeoutError:
+            world.findings.add("lost", f"no answer in {SILENCE_S:.0f} s beside {one.__name__} of {name!r}")
+        except OSError as error:
+            world.findings.add("lost", f"the node ended a connection of {one.__name__}: {error!r}")
         world.stalls += 1
 
 
@@ -329,7 +343,10 @@ async def _read_slowly(world: World, rng: random.Random, name: bytes) -> None:
     writer.write(b"".join(request(b"GET", key.name) for key in keys) * 3)
     parser = ReplyReader()
     for _ in range(rng.randrange(5, 60)):
-        piece = await asyncio.wait_for(reader.read(16_384), SILENCE_S)
+        try:
+            piece = await asyncio.wait_for(reader.read(16_384), 1.0)
+        except TimeoutError:
+            break  # all is read
         for reply in parser.feed(piece):
             if isinstance(reply, RespError) or not (reply is None or type(reply) is bytes):
                 world.findings.add("out_of_order", f"a slow reader's GET is answered with {shown(reply)}")
@@ -368,7 +385,7 @@ async def resize(world: World, dram_bytes: int, ssd_bytes: int, stop: asyncio.Ev
         if code not in (200, 202, 409):
             world.findings.add("errors", f"PUT /v1/capacity {wanted} answers {code}: {body[:200]!r}")
         world.resizes += 1
-        await asyncio.sleep(rng.uniform(0.05, 0.3 if chance < 0.2 else 1.5))
+        await asyncio.sleep(rng.uniform(0.05, 0.2 if chance < 0.2 else 0.6))
     await asyncio.to_thread(world.node.ask, "PUT", "/v1/capacity", {"dram": max(dram_bytes, MI)})
 
 
