@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from node_process import MI, NodeProcess, memory_bytes, node_process, raise_file_limit, table
+from node_process import MI, NodeProcess, Sampler, node_process, raise_file_limit, table
 from resp_stream import Client, request
 
 from kvtide_cachenode.quantity import parse_quantity
@@ -121,8 +121,6 @@ class Crowd:
                     continue
                 self.sent[at] += count
                 moved = True
-                if at % 50 == 0 and until():
-                    return
             idle = 0 if moved else idle + 1
             if not moved:
                 if all(sent >= len(whole) for sent in self.sent):
@@ -168,13 +166,12 @@ def measure(
         node = stack.enter_context(node_process(*started, token=PASSWORD.decode()))
         words = PASSWORD if password else None
         before = None if behaviour.tls else Client(node.port, words, ANSWER_S)
-        idle = memory_bytes([node.pid])["VmRSS"]
-        peak = idle
+        sampler = Sampler(node)
+        sampler.start()
+        idle = sampler.first["VmRSS"]
 
         def grown() -> bool:
-            nonlocal peak
-            peak = max(peak, memory_bytes([node.pid])["VmRSS"])
-            return peak - idle > options.give_up or not node.running
+            return sampler.peak["VmRSS"] - idle > options.give_up or not node.running
 
         crowd = Crowd.come(node.port, options.connections)
         stack.callback(crowd.go)
@@ -184,20 +181,23 @@ def measure(
         until_s = time.monotonic() + options.hold
         while time.monotonic() < until_s and not grown():
             time.sleep(0.02)
+        served_now = who_is_served(node, before, words, behaviour.tls)
+        sampler.stop()
+        added = sampler.peak["VmRSS"] - idle
         row = {
             "node": "password" if password else "open",
             "behaviour": behaviour.name,
             "came": len(crowd.sockets),
             "stayed": crowd.alive(),
             "mib_sent": sum(crowd.sent) / MI,
-            "mib_added": (peak - idle) / MI,
-            "stopped": peak - idle > options.give_up,
-            **who_is_served(node, before, words, behaviour.tls),
+            "mib_added": added / MI,
+            "stopped": added > options.give_up,
+            **served_now,
         }
         row["seconds"] = time.monotonic() - began_s
         row["good"] = (
             node.running
-            and (behaviour.tls or peak - idle <= WANTED_BYTES)
+            and (behaviour.tls or added <= WANTED_BYTES)
             and row["client_before"] in (True, None)
             and row["admin"] is True
             and (not password or (row["new_client"] in (True, None) and row["peer"] in (True, None)))

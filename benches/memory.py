@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from node_process import MI, NodeProcess, memory_bytes, node_process, table
+from node_process import MI, NodeProcess, Sampler, node_process, table
 from resp_stream import Client, request
 
 from kvtide_cachenode.quantity import parse_quantity
 
-SAMPLE_S: Final = 0.02
 QUIET_S: Final = 1.5
 BATCH_BYTES: Final = 64 * 1024
 TIMES_CAP: Final = 2.0  # what a mix stores, in units of the cap
@@ -202,28 +201,6 @@ MIXES: Final = (
     Mix("everything, with SSD", everything, ssd=True),
     Mix("everything, 2 shards", everything, shards=2),
 )
-
-
-class Sampler(threading.Thread):
-    """Reads the memory of processes until it is told to stop; ``peak`` is the largest of each figure."""
-
-    def __init__(self, node: NodeProcess) -> None:
-        super().__init__(daemon=True)
-        self._pids = node.pids
-        self._stop_asked = threading.Event()
-        self.processes = len(self._pids)
-        self.first = memory_bytes(self._pids)
-        self.last = self.first
-        self.peak = dict(self.first)
-
-    def run(self) -> None:
-        while not self._stop_asked.wait(SAMPLE_S):
-            self.last = memory_bytes(self._pids)
-            self.peak = {name: max(self.peak[name], value) for name, value in self.last.items()}
-
-    def stop(self) -> None:
-        self._stop_asked.set()
-        self.join()
 
 
 def measure(mix: Mix, options: argparse.Namespace) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 MI: Final = 1 << 20
 START_S: Final = 60.0
+SAMPLE_S: Final = 0.02
 # Counters of defects: what a handler, a task or a callback raised.
 _DEFECT_METRIC: Final = re.compile(
     r"^(kvtide_node_\w*(?:defect|internal|exception|crash)\w*)(?:\{.*\})? (\S+)$"
@@ -138,6 +140,28 @@ def memory_bytes(pids: list[int]) -> dict[str, int]:
             if name in total:
                 total[name] += int(value.split()[0]) * 1024
     return total
+
+
+class Sampler(threading.Thread):
+    """Reads the memory of processes until it is told to stop; ``peak`` is the largest of each figure."""
+
+    def __init__(self, node: NodeProcess) -> None:
+        super().__init__(daemon=True)
+        self._pids = node.pids
+        self._stop_asked = threading.Event()
+        self.processes = len(self._pids)
+        self.first = memory_bytes(self._pids)
+        self.last = self.first
+        self.peak = dict(self.first)
+
+    def run(self) -> None:
+        while not self._stop_asked.wait(SAMPLE_S):
+            self.last = memory_bytes(self._pids)
+            self.peak = {name: max(self.peak[name], value) for name, value in self.last.items()}
+
+    def stop(self) -> None:
+        self._stop_asked.set()
+        self.join()
 
 
 def raise_file_limit() -> int:
