@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -97,7 +98,8 @@ class NodeProcess:
 def node_process(
     *options: str, environment: Mapping[str, str] | None = None, token: str | None = None
 ) -> Iterator[NodeProcess]:
-    """Start a node on free ports; its log is kept beside until it ends."""
+    """Start a node on free ports; its log is kept beside until it ends, and it ends with the bench."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # noqa: ARG005 - Python's signature
     command = [sys.executable, "-m", "kvtide_cachenode", "serve", "--listen", "127.0.0.1:0"]
     command += ["--admin", "127.0.0.1:0", *options]
     with tempfile.NamedTemporaryFile(suffix=".log") as log:

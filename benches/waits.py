@@ -137,7 +137,11 @@ def main() -> int:
     for case in wanted:
         rows.append(measure(case, options))
         row = rows[-1]
-        print(f"{case.name}: {row['wait_ms']:.1f} ms {row['problem']}", file=sys.stderr, flush=True)
+        print(
+            f"{case.name}: {row['wait_ms']:.1f} ms, node {row['node_cpu_ms']:.1f} ms {row['problem']}",
+            file=sys.stderr,
+            flush=True,
+        )
     good = all(row["good"] for row in rows)
     if options.json:
         print(json.dumps({"good": good, "scale": options.scale, "rows": rows}, indent=2))
