@@ -15,11 +15,18 @@ if TYPE_CHECKING:
 GIB = 2**30
 BAR_CELLS = 40
 MAX_POINTS = 1000
+TOKEN_BYTES = 128 << 10
+"""What a token's KV takes where nobody says: that of Llama-3.1-8B, in blocks of 512 tokens 64 MiB."""
 
 
 @click.command(context_settings={"show_default": True})
 @click.argument("trace", type=click.Path(path_type=Path))
-@click.option("--block-bytes", default="64Mi", metavar="SIZE", help="Bytes of one block's KV.")
+@click.option(
+    "-f", "--file", "manifest_file", type=click.Path(path_type=Path), help="Manifest, for the model's KV."
+)
+@click.option(
+    "--block-bytes", metavar="SIZE", help="Bytes of one of the trace's blocks.  [default: 128Ki a token]"
+)
 @click.option("--block-tokens", type=int, help="Tokens in a block.  [default: derived from the rows]")
 @click.option("--at", metavar="SIZE,…", help="Capacities to show.  [default: powers of two over the curve]")
 @click.option(
@@ -27,23 +34,32 @@ MAX_POINTS = 1000
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
-    trace: Path, block_bytes: str, block_tokens: int | None, at: str | None, plot: Path | None, as_json: bool
+    trace: Path,
+    manifest_file: Path | None,
+    block_bytes: str | None,
+    block_tokens: int | None,
+    at: str | None,
+    plot: Path | None,
+    as_json: bool,
 ) -> None:
-    """Show the prefix hit ratio an LRU cache of any size has on TRACE, exactly and in one pass."""
+    """Show the prefix hit ratio an LRU cache of any size has on TRACE, exactly and in one pass.
+
+    What a block takes is its tokens times what a token takes: with -f as the manifest's model says.
+    """
     began_s = time.perf_counter()
+    from kvtide_operator.cli.mistakes import MISTAKES
     from kvtide_operator.simulate.curve import hit_curve
     from kvtide_operator.workload.readers import read_trace
-    from kvtide_operator.workload.trace import TraceError
 
-    bytes_per_block = _size("--block-bytes", block_bytes)
+    if manifest_file is not None and block_bytes is not None:
+        raise UserError("--block-bytes and -f both say what a block takes; leave one of them out")
+    given_bytes = None if block_bytes is None else _size("--block-bytes", block_bytes)
     try:
+        token_bytes = TOKEN_BYTES if manifest_file is None else _token_bytes(manifest_file)
         requests = read_trace(trace, block_tokens=block_tokens)
-    except TraceError as error:
+    except MISTAKES as error:
         raise UserError(str(error)) from None
-    if not len(requests.blocks):
-        raise UserError(
-            f"{trace}: the trace has no prefix blocks, so no cache could hit; give one with hash_ids"
-        )
+    bytes_per_block = given_bytes or token_bytes * requests.block_tokens
     distances, stack_distance_s = _timed_distances(requests)
     curve = hit_curve(requests, distances)
     capacities = (
@@ -59,6 +75,7 @@ def command(
         "hit_ratio_infinite": curve.hit_ratio_infinite,
         "blocks": len(requests.blocks),
         "unique_blocks": requests.unique_blocks,
+        "block_tokens": requests.block_tokens,
         "block_bytes": bytes_per_block,
         "observed_at": requests.observed_at,
         "notes": requests.notes,
@@ -69,6 +86,13 @@ def command(
         _print_json(facts)
     else:
         _print_table(facts)
+
+
+def _token_bytes(manifest_file: Path) -> int:
+    from kvtide_operator.api.manifest import load_manifest
+    from kvtide_operator.planner.scenario import kv_bytes_per_token
+
+    return kv_bytes_per_token(load_manifest(manifest_file))
 
 
 def _size(option: str, text: str) -> int:
@@ -112,6 +136,8 @@ def _print_table(facts: dict[str, Any]) -> None:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
+    from kvtide_operator.api.quantity import format_quantity
+
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("capacity", justify="right")
     table.add_column("hit ratio", justify="right")
@@ -123,7 +149,8 @@ def _print_table(facts: dict[str, Any]) -> None:
     table.add_row("infinite", f"{infinite:.3f}", "")
     Console().print(table)
     click.echo(
-        f"{facts['blocks']:,} blocks, {facts['unique_blocks']:,} different;"
+        f"{facts['blocks']:,} blocks of {facts['block_tokens']:,} tokens and"
+        f" {format_quantity(facts['block_bytes'])}, {facts['unique_blocks']:,} different;"
         f" stack distances in {facts['stack_distance_s'] * 1e3:.1f} ms, all in {facts['wall_s']:.2f} s"
     )
     if facts["observed_at"] == "node":

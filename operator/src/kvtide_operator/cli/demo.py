@@ -26,7 +26,6 @@ SHORTEST_ROUND_S = 0.5
 BUSY = 0.5
 """Of their time without a cache, how much the engines in front of a given trace spend on its prompts."""
 CONNECTIONS = 8
-BLOCK_BYTES = 124 * 1024
 HOURS = 1.0
 RATE_PER_S = 0.7
 PEAK = 4.6
@@ -69,6 +68,10 @@ def command(trace_file: Path | None, report_file: Path) -> None:
             )
         )
         if trace_file:
+            if not trace.span_s:
+                raise UserError(
+                    f"{trace_file}: all requests come at one time; give a trace that spans minutes or hours"
+                )
             manifest = _fitted(manifest, trace)
         story, played = run(_play(manifest, trace))
     except MISTAKES as error:
@@ -97,6 +100,7 @@ def _fitted(manifest: "Manifest", trace: "Trace") -> "Manifest":
     spec = spec.model_copy(
         update={
             "engine": spec.engine.model_copy(update={"instances": engines}),
+            "model": spec.model.model_copy(update={"block_tokens": trace.block_tokens}),
             "objective": Objective(prefer="Balanced"),
         }
     )
@@ -120,6 +124,7 @@ async def _play(manifest: "Manifest", trace: "Trace") -> "tuple[Story, ReplayRep
     from kvtide_operator.cli.report.live import LiveView
     from kvtide_operator.cli.report.story import Story
     from kvtide_operator.decide.steps import Target
+    from kvtide_operator.planner.scenario import kv_bytes_per_token
     from kvtide_operator.replay.player import ReplayOptions, replay
     from kvtide_operator.replay.targets import parse_targets
 
@@ -131,7 +136,10 @@ async def _play(manifest: "Manifest", trace: "Trace") -> "tuple[Story, ReplayRep
         seen = _Seen()
         targets = parse_targets(",".join(place.addresses))
         options = ReplayOptions(
-            block_bytes=BLOCK_BYTES, speed=clock.speed, connections=CONNECTIONS, clock=clock
+            block_bytes=kv_bytes_per_token(manifest) * trace.block_tokens,
+            speed=clock.speed,
+            connections=CONNECTIONS,
+            clock=clock,
         )
         began_s = clock()
         with LiveView(f"kvtide demo: {trace.requests:,} requests, clock × {clock.speed:.0f}") as live:

@@ -96,7 +96,7 @@ def info(file: Path, block_tokens: int | None, as_json: bool) -> None:
     from kvtide_operator.workload.trace import TraceError
 
     try:
-        trace = read_trace(file, block_tokens=block_tokens)
+        trace = read_trace(file, block_tokens=block_tokens, require_blocks=False)
     except TraceError as error:
         raise UserError(str(error)) from error
     facts = _facts(trace)
@@ -105,6 +105,7 @@ def info(file: Path, block_tokens: int | None, as_json: bool) -> None:
 
 def _facts(trace: "Trace") -> dict[str, Any]:
     """What there is to know, by the names of the JSON."""
+    from kvtide_operator.workload.readers import NO_BLOCKS
     from kvtide_operator.workload.reuse import measure_reuse
 
     reused = measure_reuse(trace)
@@ -121,7 +122,7 @@ def _facts(trace: "Trace") -> dict[str, Any]:
         **_hit_ratios(trace),
         "reuse_gap_s": _spread_of(reused.gap_s),
         "blocks_giving_90_percent_of_reuse": round(reused.top_share(0.9), 4),
-        "notes": trace.notes,
+        "notes": trace.notes if len(trace.blocks) else (*trace.notes, NO_BLOCKS),
     }
 
 

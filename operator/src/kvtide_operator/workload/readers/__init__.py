@@ -12,20 +12,29 @@ _KNOWN = (
     "Mooncake JSONL (timestamp, input_length, output_length, hash_ids), Qwen-Bailian JSONL (also chat_id), "
     "kvtide node JSONL (also boot_id), Splitwise CSV (arrived_at,num_prefill_tokens,num_decode_tokens)"
 )
+NO_BLOCKS = (
+    "the trace has no block ids, so nothing can be said of hits; give one with hash_ids or token ids,"
+    " or record one with `kvtide trace record`"
+)
 _SHOWN_BYTES = 80
 
 
-def read_trace(path: Path | str, *, block_tokens: int | None = None) -> Trace:
+def read_trace(path: Path | str, *, block_tokens: int | None = None, require_blocks: bool = True) -> Trace:
     """The trace in a file of any known format.
 
     Args:
         path: the file.
         block_tokens: tokens in a block; without it, the size is derived from the rows.
+        require_blocks: refuse a trace that does not say which blocks its requests share: nothing can be
+            said of its hits.
 
     Raises:
         TraceError: file, line and reason, in one sentence.
     """
-    return parse_trace(TraceText.read(Path(path)), block_tokens=block_tokens)
+    trace = parse_trace(TraceText.read(Path(path)), block_tokens=block_tokens)
+    if require_blocks and not len(trace.blocks):
+        raise TraceError(f"{path}: {NO_BLOCKS}")
+    return trace
 
 
 def parse_trace(text: TraceText, *, block_tokens: int | None = None) -> Trace:
