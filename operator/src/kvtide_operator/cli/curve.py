@@ -1,11 +1,13 @@
 """`kvtide curve`: hit ratio against capacity."""
 
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvtide_operator.cli import options
 from kvtide_operator.cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,24 +17,25 @@ if TYPE_CHECKING:
 GIB = 2**30
 BAR_CELLS = 40
 MAX_POINTS = 1000
+PLOTS = (".svg", ".png", ".pdf")
 TOKEN_BYTES = 128 << 10
 """What a token's KV takes where nobody says: that of Llama-3.1-8B, in blocks of 512 tokens 64 MiB."""
 
 
 @click.command(context_settings={"show_default": True})
 @click.argument("trace", type=click.Path(path_type=Path))
-@click.option(
-    "-f", "--file", "manifest_file", type=click.Path(path_type=Path), help="Manifest, for the model's KV."
-)
+@options.manifest(required=False, what="Manifest, for the model's KV.")
 @click.option(
     "--block-bytes", metavar="SIZE", help="Bytes of one of the trace's blocks.  [default: 128Ki a token]"
 )
 @click.option("--block-tokens", type=int, help="Tokens in a block.  [default: derived from the rows]")
 @click.option("--at", metavar="SIZE,…", help="Capacities to show.  [default: powers of two over the curve]")
 @click.option(
-    "--plot", type=click.Path(path_type=Path), help="Draw the curve into this file (.svg, .png or .pdf)."
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the curve into this file (.svg, .png or .pdf).",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.as_json()
 def command(
     trace: Path,
     manifest_file: Path | None,
@@ -48,9 +51,13 @@ def command(
     """
     began_s = time.perf_counter()
     from kvtide_operator.cli.mistakes import MISTAKES
+    from kvtide_operator.cli.output import check_writable
     from kvtide_operator.simulate.curve import hit_curve
     from kvtide_operator.workload.readers import read_trace
 
+    check_writable("--plot", plot)
+    if plot and plot.suffix not in PLOTS:
+        raise UserError(f"--plot {plot}: its name must end with {', '.join(PLOTS)}")
     if manifest_file is not None and block_bytes is not None:
         raise UserError("--block-bytes and -f both say what a block takes; leave one of them out")
     given_bytes = None if block_bytes is None else _size("--block-bytes", block_bytes)
@@ -68,8 +75,6 @@ def command(
     if len(capacities) > MAX_POINTS:
         raise UserError(f"--at: {len(capacities):,} capacities are more than {MAX_POINTS:,}; give fewer")
     points = [(capacity, curve.hit_ratio_at(capacity // bytes_per_block)) for capacity in capacities]
-    if plot:
-        _plot(curve, points, bytes_per_block, plot, trace.name)
     facts = {
         "points": [{"capacity_gib": capacity / GIB, "hit_ratio": ratio} for capacity, ratio in points],
         "hit_ratio_infinite": curve.hit_ratio_infinite,
@@ -86,6 +91,8 @@ def command(
         _print_json(facts)
     else:
         _print_table(facts)
+    if plot:
+        _plot(curve, points, bytes_per_block, plot, trace.name)
 
 
 def _token_bytes(manifest_file: Path) -> int:
@@ -165,6 +172,8 @@ def _plot(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from kvtide_operator.cli.output import write_file
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -176,7 +185,6 @@ def _plot(
     axes.set(xscale="log", xlabel="capacity, GiB", ylabel="prefix hit ratio", title=title, ylim=(0, None))
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.legend(loc="lower right")
-    try:
-        figure.savefig(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--plot {file}: {error}") from None
+    drawn = BytesIO()
+    figure.savefig(drawn, format=file.suffix[1:])
+    write_file("--plot", file, drawn.getvalue())

@@ -26,6 +26,7 @@ SHORTEST_ROUND_S = 0.5
 BUSY = 0.5
 """Of their time without a cache, how much the engines in front of a given trace spend on its prompts."""
 CONNECTIONS = 8
+REPORT = Path("out/demo.html")
 HOURS = 1.0
 RATE_PER_S = 0.7
 PEAK = 4.6
@@ -38,7 +39,7 @@ SEED = 7
     "--report",
     "report_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("out/demo.html"),
+    default=REPORT,
     show_default=True,
     help="Where the HTML report goes.",
 )
@@ -49,10 +50,14 @@ def command(trace_file: Path | None, report_file: Path) -> None:
     """
     from kvtide_operator.api.manifest import load_manifest
     from kvtide_operator.cli.mistakes import MISTAKES
+    from kvtide_operator.cli.output import check_writable
     from kvtide_operator.cli.signals import run
     from kvtide_operator.workload.generate import generate
     from kvtide_operator.workload.readers import read_trace
 
+    if report_file == REPORT:
+        _make_folder(report_file.parent)
+    check_writable("--report", report_file)
     manifest = load_manifest(Path(__file__).with_name("demo.yaml"))
     try:
         trace = (
@@ -76,9 +81,14 @@ def command(trace_file: Path | None, report_file: Path) -> None:
         story, played = run(_play(manifest, trace))
     except MISTAKES as error:
         raise UserError(str(error)) from None
-    except KeyboardInterrupt:
-        raise click.Abort from None
     _finish(story, played, report_file, trace_file)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror or error}; name a file with --report") from None
 
 
 def _fitted(manifest: "Manifest", trace: "Trace") -> "Manifest":
@@ -172,6 +182,7 @@ class _Seen:
 
 
 def _finish(story: "Story", played: "ReplayReport", report_file: Path, trace_file: Path | None) -> None:
+    from kvtide_operator.cli.output import write_file
     from kvtide_operator.cli.report.page import render
 
     capacities = [sample.capacity_bytes >> 20 for sample in story.samples]
@@ -193,10 +204,9 @@ def _finish(story: "Story", played: "ReplayReport", report_file: Path, trace_fil
         ),
         figures=figures,
     )
-    report_file.parent.mkdir(parents=True, exist_ok=True)
-    report_file.write_text(page, "utf-8")
     for meaning, figure in figures.items():
         click.echo(f"{figure:>12}  {meaning}")
+    write_file("--report", report_file, page.encode())
     click.echo(f"report: {report_file}")
     if played.errors or played.wrong_bytes or played.gave_up:
         raise click.exceptions.Exit(1)

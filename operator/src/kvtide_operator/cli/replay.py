@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kvtide_operator.cli import options
 from kvtide_operator.cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,11 +45,11 @@ BLOCK_BYTES_MAX = 512 * 1024 * 1024
     default=1,
     help="Most requests in flight; with 1 the order of accesses is exactly the trace's.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=1, help="Of the blocks' bytes.")
+@options.seed("the blocks' bytes", default=1)
 @click.option(
     "--no-report", is_flag=True, help="Be a foreign client: send kvtide nodes no line about each request."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+@options.as_json()
 def command(
     trace: Path,
     target: str,
