@@ -75,6 +75,17 @@ async def test_a_round_sees_the_workload_and_moves_the_nodes_one_step(
         after = await loop.run_once()
         assert [node.capacity_bytes for node in after.world.nodes] == [48 * MI, 48 * MI]
         assert after.world.used_bytes <= 96 * MI
+        # Nobody asks for anything for a whole window: the cache is idle, and goes to its least.
+        await place.resize(Target(256 * MI))
+        clock.now_s += 600
+        reasons = []
+        for _ in range(8):
+            clock.now_s += 300
+            idle = await loop.run_once()
+            reasons.append(idle.decision.reason)
+        assert "idle: no requests within 10m" in reasons
+        assert reasons[-1] == "idle: no requests within 10m, and 64Mi of DRAM is the least that is declared"
+        assert [node.capacity_bytes for node in idle.world.nodes] == [32 * MI, 32 * MI]
     assert set(seen.steps_s) == {"observe", "workload", "plan", "decide", "act"}
 
 
