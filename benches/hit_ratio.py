@@ -24,12 +24,17 @@ SIZES = (1_000, 2_000, 5_000, 12_000)  # blocks
 SHRINK_FROM = 12_000
 
 
+def one_node(capacity: int, block_tokens: int) -> LocalPlace:
+    options = [f"--block-tokens={block_tokens}"]
+    return LocalPlace(1, Target(capacity), ssd_class=None, options=lambda _: options, say=print)
+
+
 async def against_curve(trace: Trace, block_bytes: int) -> list[dict[str, float]]:
     curve = hit_curve(trace)
     rows = []
     for blocks in SIZES:
         capacity = blocks * (block_bytes + ENTRY_BYTES)
-        async with LocalPlace(1, Target(capacity), ssd_class=None, block_tokens=trace.block_tokens) as place:
+        async with one_node(capacity, trace.block_tokens) as place:
             played = await replay(trace, parse_targets(place.addresses[0]), ReplayOptions(block_bytes))
         assert played.prefix_hit_ratio is not None
         rows.append(
@@ -54,7 +59,7 @@ async def after_shrink(trace: Trace, block_bytes: int) -> dict[str, float]:
     seen = {}
     figures: dict[str, float] = {}
     for born, capacity in (("small", large // 4), ("large", large)):
-        async with LocalPlace(1, Target(capacity), ssd_class=None, block_tokens=trace.block_tokens) as place:
+        async with one_node(capacity, trace.block_tokens) as place:
             targets = parse_targets(place.addresses[0])
             parts = [await replay(trace.between(0, quarter), targets, options)]
             under_load = asyncio.create_task(replay(trace.between(quarter, half), targets, options))

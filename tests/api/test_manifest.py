@@ -31,7 +31,7 @@ def test_the_demo_manifest_says_what_it_says() -> None:
     [
         ("min: 64Mi", "min: 2Gi", r"capacity\.min 2Gi must be at most capacity\.max 512Mi"),
         ("min: 64Mi", "min: 512Mi", r"capacity\.initial 128Mi must lie between capacity\.min 512Mi"),
-        ("min: 64Mi", "min: -1", "is not a quantity of bytes"),
+        ("min: 64Mi", "min: -1", "is below zero"),
         ("min: 64Mi", "min: 0", r"capacity\.min of a DRAM tier must be above 0"),
         ("medium: DRAM\n    classes", "medium: TAPE\n    classes", "does not match any of the expected tags"),
         ("classes: [dram-scaled]", "classes: [gold]", r"names class 'gold'.*there are: dram-scaled"),

@@ -32,7 +32,7 @@ async def test_status_says_what_is(served: Any, admin: NodeClient) -> None:
     ("body", "status", "sentence"),
     [
         ('{"dram": -1}', 400, "below zero"),
-        ('{"dram": "12 apples"}', 400, "'12 apples' is not a size"),
+        ('{"dram": "12 apples"}', 400, "'12 apples' is not a quantity"),
         ('{"dram": 1.5}', 400, "int | str"),
         ('{"ram": 1}', 400, "ram"),
         ("{", 400, "body must be"),

@@ -7,7 +7,7 @@ import pytest
 from kvtide_operator.api.status import PredictionError, Sizes
 from kvtide_operator.decide.effect import Contradiction
 from kvtide_operator.decide.policy import judge
-from kvtide_operator.decide.situation import Recommendation, initial_target
+from kvtide_operator.decide.situation import Recommendation, initial_target, least_of, recommendation_of
 from kvtide_operator.plan.speeds import Speeds
 from kvtide_operator.world.metrics import EngineMetrics, Missing, Stale, Value
 
@@ -326,3 +326,62 @@ def test_a_contradicted_move_is_taken_back_at_once(situation, make):
         judge(situation(make.target(256, 640, 900), make.candidate(64), contradiction=back)).action
         != "RollBack"
     )
+
+
+def test_an_idle_cache_shrinks_to_the_least_in_steps_and_says_so(situation, make):
+    here, seen = make.target(512, 160, 600.0), 0
+    recommended = []
+    for minute in range(40):
+        at = situation(here, idle=True, recommended=tuple(recommended))
+        at = replace(at, now_s=make.now_s + 60 * minute, observing_since_s=make.now_s - 3600)
+        verdict = judge(at)
+        recommended.append(least_of(at.spec, here, at.now_s))
+        if verdict.action == "Hold":
+            break
+        assert verdict.action == "Shrink"
+        assert verdict.reason == "idle: no requests within 1h"
+        assert verdict.target.dram_bytes < here.dram_bytes or verdict.target.ssd_bytes < here.ssd_bytes
+        here, seen = verdict.target, seen + 1
+    assert (here, verdict.action) == (make.target(64), "Hold")
+    assert verdict.reason == "idle: no requests within 1h, and 64Gi of DRAM is the least that is declared"
+    assert 4 < seen < 20
+
+
+def test_an_idle_cache_waits_until_its_stabilisation_is_over(situation, make):
+    wanted = [recommendation_of(make.candidate(512), make.now_s - 60)]
+    at = situation(make.target(512), idle=True, recommended=wanted, observing_since_s=make.now_s - 3600)
+    verdict = judge(at)
+    assert (verdict.action, verdict.target) == ("Hold", make.target(512))
+    assert "more was needed within the last 600 s" in verdict.reason
+    just_started = situation(make.target(512), idle=True, observing_since_s=make.now_s - 60)
+    assert "watches for 600 s before the first shrink" in judge(just_started).reason
+
+
+def test_no_answer_and_requests_that_no_node_saw_are_not_idleness(situation, make):
+    watched = {"idle": True, "observing_since_s": make.now_s - 3600}
+    at = situation(make.target(512), observing_since_s=make.now_s - 3600)
+    assert judge(at).reason == "has seen no requests within the window that it could plan for"
+    at = situation(make.target(512), silent=["node-1: no answer"], **watched)
+    assert "a node is silent" in judge(at).reason
+    at = situation(
+        make.target(512),
+        metrics=metrics(make.now_s, requests_per_s=3),
+        spec=make.spec(metrics=True),
+        **watched,
+    )
+    assert judge(at).reason == (
+        "keeps all sizes: the engines serve 3 requests a second, and none reach the nodes' traces"
+    )
+
+
+def test_an_idle_cache_under_advise_only_says_what_it_would_do(situation, make):
+    at = situation(
+        make.target(512),
+        idle=True,
+        approved=True,
+        spec=make.spec(mode="Advise"),
+        observing_since_s=make.now_s - 3600,
+    )
+    verdict = judge(at)
+    assert (verdict.action, verdict.advised) == ("Hold", make.target(384))
+    assert verdict.reason.startswith("mode is Advise; would go to 384Gi of DRAM: idle: no requests")

@@ -195,7 +195,7 @@ def test_damaged_weights_are_named(tmp_path):
         ({"nodes": "cache-0:99999999"}, "is not host:port"),
         ({"nodes": "a:1", "node": "b:1"}, "unknown field `node`; known options: nodes, "),
         ({"nodes": "a:1", "load_timeout_s": 0}, "Expected `float` > 0"),
-        ({"nodes": "a:1", "store_buffer": "lots"}, "store_buffer: 'lots' is not a size"),
+        ({"nodes": "a:1", "store_buffer": "lots"}, "store_buffer: 'lots' is not a quantity"),
         ({"nodes": "a:1", "username": "engine"}, "username without password_file"),
         ({"nodes": "a:1", "password_file": "/nowhere/p"}, "/nowhere/p cannot be read"),
     ],

@@ -176,7 +176,13 @@ def test_an_inferred_trace_has_no_groups(evaluator: Evaluator, plan: Plan) -> No
     )
     space = SearchSpace(1 << 30, 1 << 30, tier_classes=("essd-pl1",))
     found = TracePlan(
-        (), Selection(plan.current, True, {}, ""), plan.current, 1, Hypervolume(0.0, (), ()), True
+        (),
+        frozenset(),
+        Selection(plan.current, True, {}, ""),
+        plan.current,
+        1,
+        Hypervolume(0.0, (), ()),
+        True,
     )
     options = PlanOptions(
         search=Kareto(), constraints=Constraints(), prefer="Latency", baseline=plan.current.configuration

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from kvtide_operator.act import local
 from kvtide_operator.act.local import LocalPlace, PlaceError
 from kvtide_operator.api.manifest import Manifest, load_manifest
-from kvtide_operator.api.tierclass import TierClass
+from kvtide_operator.api.tierclass import Endurance, TierClass
 from kvtide_operator.api.tieredcache import Capacity, Objective, SsdTier
 from kvtide_operator.cli.assemble import local_loop
+from kvtide_operator.cli.report.rounds import round_as_text
 from kvtide_operator.decide.steps import Target
 from kvtide_operator.replay.player import ReplayOptions, replay
 from kvtide_operator.replay.targets import parse_targets
@@ -75,6 +77,17 @@ async def test_a_round_sees_the_workload_and_moves_the_nodes_one_step(
         after = await loop.run_once()
         assert [node.capacity_bytes for node in after.world.nodes] == [48 * MI, 48 * MI]
         assert after.world.used_bytes <= 96 * MI
+        # Nobody asks for anything for a whole window: the cache is idle, and goes to its least.
+        await place.resize(Target(256 * MI))
+        clock.now_s += 600
+        reasons = []
+        for _ in range(8):
+            clock.now_s += 300
+            idle = await loop.run_once()
+            reasons.append(idle.decision.reason)
+        assert "idle: no requests within 10m" in reasons
+        assert reasons[-1] == "idle: no requests within 10m, and 64Mi of DRAM is the least that is declared"
+        assert [node.capacity_bytes for node in idle.world.nodes] == [32 * MI, 32 * MI]
     assert set(seen.steps_s) == {"observe", "workload", "plan", "decide", "act"}
 
 
@@ -110,6 +123,31 @@ async def test_all_sizes_are_kept_while_a_node_is_silent(manifest: Manifest, wor
         assert (len(done.world.nodes), len(done.world.silent)) == (1, 1)
 
 
+async def test_a_dead_node_serves_again_at_its_address_with_its_size(
+    manifest: Manifest, workload: Trace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local, "FIRST_RESTART_S", 0.05)
+    clock = Clock()
+    async with local_loop(manifest, clock=clock) as (loop, place):
+        addresses, before = list(place.addresses), set(nodes())
+        await place.resize(Target(96 * MI))
+        os.kill(next(nodes()), signal.SIGKILL)
+        done = await loop.run_once()
+        if done.world.silent:  # its successor was not there yet
+            said = round_as_text(done)
+            assert "48Mi on 1 of 2 nodes (nothing is known of node-" in said
+            assert " an hour for all of them; Hold" in said
+        while "serves again" not in (said := capsys.readouterr().err):
+            assert "did not start" not in said
+            await asyncio.sleep(0.02)
+        done = await loop.run_once()
+        assert not done.world.silent
+        assert [node.capacity_bytes for node in done.world.nodes] == [48 * MI, 48 * MI]
+        assert list(place.addresses) == addresses
+        assert len(set(nodes()) - before) == 1
+        await play(workload, place, clock)
+
+
 async def test_a_node_that_refuses_does_not_stop_the_others(manifest: Manifest) -> None:
     async with local_loop(manifest) as (_, place):
         outcomes = await place.resize(Target(1 << 50))
@@ -135,7 +173,7 @@ async def test_no_node_is_left_behind(manifest: Manifest) -> None:
 
 async def test_a_node_that_cannot_start_says_why() -> None:
     with pytest.raises(PlaceError, match=r"node-0 did not start: .*dram"):
-        async with LocalPlace(2, Target(1 << 60), ssd_class=None, block_tokens=512):
+        async with LocalPlace(2, Target(1 << 60), ssd_class=None, options=lambda _: [], say=print):
             pass
 
 
@@ -195,3 +233,22 @@ async def test_the_loop_turns_an_ssd_tier_on(with_ssd: Manifest, workload: Trace
         assert [node.ssd and node.ssd.capacity_bytes for node in after.world.nodes] == [share, share]
         assert {node.ttl_s.other for node in after.world.nodes if node.ttl_s} == {seen.decision.after.ttl}
         assert place.decisions[0] == seen.decision
+
+
+async def test_a_node_is_told_what_the_planner_simulates(with_ssd: Manifest) -> None:
+    """The same options as in a pod: which entries are written, and how much an SSD of the class stands."""
+    spec = with_ssd.cache.spec
+    assert spec.ssd is not None
+    ssd = spec.ssd.model_copy(update={"admission": "SecondTouch"})
+    spec = spec.model_copy(update={"tiers": (spec.dram, ssd)})
+    tier_class = with_ssd.classes["ssd-scaled"]
+    worn = tier_class.spec.model_copy(update={"endurance": Endurance(writes_per_day=5 << 30)})
+    manifest = replace(
+        with_ssd,
+        cache=with_ssd.cache.model_copy(update={"spec": spec}),
+        classes={**with_ssd.classes, "ssd-scaled": tier_class.model_copy(update={"spec": worn})},
+    )
+    async with local_loop(manifest):
+        for pid in nodes():
+            told = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            assert {"--ssd-admission=secondTouch", f"--ssd-writes-per-day={5 << 30}"} <= set(told)

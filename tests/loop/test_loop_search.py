@@ -13,7 +13,7 @@ from kvtide_operator.api.status import DecisionStatus, TieredCacheStatus
 from kvtide_operator.decide.steps import Target
 from kvtide_operator.loop import SEARCH_EVERY_S, Loop, Place
 from kvtide_operator.observe.nodes import NodeObserver
-from kvtide_operator.plan.proposal import Demand
+from kvtide_operator.plan.proposal import Demand, Heard
 from kvtide_operator.planner.process import Planner
 from kvtide_operator.simulate.hit_curve import HitCurve
 from kvtide_operator.world.nodes import NodeState, World
@@ -41,8 +41,8 @@ class CountingPlanner:
         self.demand = Demand(1000, 8000, 3600.0, False, CURVE, None)
         self.searches = 0
 
-    async def take_in(self, *_: Any) -> tuple[Demand, tuple[()]]:
-        return self.demand, ()
+    async def take_in(self, *_: Any) -> Heard:
+        return Heard(self.demand)
 
     async def search(self, *_: Any) -> None:
         self.searches += 1

@@ -76,9 +76,14 @@ def test_every_search_answers_with_the_same_document(trace, manifest, search):
     document = planned(
         trace, "-f", manifest(), "--search", search, "--option", "max_evaluations=30", "--jobs", 1
     )
-    assert all(
-        set(point) == POINT for point in [*document["frontier"], document["chosen"], document["baseline"]]
-    )
+    assert all(set(point) == POINT | {"coupled"} for point in document["frontier"])
+    assert all(set(point) == POINT for point in [document["chosen"], document["baseline"]])
+    configurations = [(p["dram_gib"], p["ttl_s"], p["tier_class"]) for p in document["frontier"]]
+    assert len(set(configurations)) == len(configurations)
+    for point in document["frontier"]:
+        for other in (document["chosen"], document["baseline"]):
+            same = all(point[key] == other[key] for key in ("dram_gib", "ttl_s", "tier_class"))
+            assert not same or {**other, "coupled": True} == point
     assert document["baseline"]["dram_gib"] == 16
     assert 0 < document["hypervolume"] < 1.01**3
     assert document["hv_reference"] == [1.01, 1.01, 1.01]
@@ -134,7 +139,7 @@ def test_the_table_and_the_page_name_the_choice(trace, manifest, tmp_path):
     assert "12 evaluations" in result.stdout
     assert "the search ended at its limit" in result.stdout
     text = page.read_text("utf-8")
-    assert '<tr class="chosen">' in text
+    assert '<tr class="chosen' in text
     assert "<svg" in text
     assert "http" not in text.split("<svg")[0]
 
@@ -183,3 +188,22 @@ def test_an_empty_trace_is_refused(tmp_path, manifest):
     result = run(path, "-f", manifest())
     assert result.exit_code == 2
     assert "empty" in result.output
+
+
+def test_hits_above_an_infinite_cache_of_prompts_are_explained(tmp_path, manifest):
+    """The next turn asks for the block that the answer filled: a cache of prompts had never seen it."""
+    rows = [
+        {"timestamp": 0, "input_length": 512, "output_length": 512, "hash_ids": [1]},
+        {"timestamp": 60_000, "input_length": 1536, "output_length": 1, "hash_ids": [1, 2, 3]},
+    ]
+    path = tmp_path / "chat.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    document = planned(path, "-f", manifest(), "--jobs", 1, "--option", "max_evaluations=8")
+    assert document["chosen"]["prefix_hit_ratio"] == 2 / 4
+    (note,) = [note for note in document["notes"] if "infinite" in note]
+    assert note.startswith("hit ratios of up to 0.500 are above the 0.250 of an infinite cache of prompts")
+    told = [row | {"output_length": 1} for row in rows]
+    path.write_text("\n".join(map(json.dumps, told)))
+    document = planned(path, "-f", manifest(), "--jobs", 1, "--option", "max_evaluations=8")
+    assert document["chosen"]["prefix_hit_ratio"] == 1 / 4
+    assert not [note for note in document["notes"] if "infinite" in note]

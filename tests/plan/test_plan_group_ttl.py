@@ -47,6 +47,32 @@ def test_every_answer_fits_the_budget_and_none_passes_the_best_or_the_bound(grou
     assert one == [1]
 
 
+def test_gaps_that_nearly_are_the_longest_ttl_are_answered():
+    """A reuse after 1 s where the longest TTL is the next float above 1 s, beside a group without any."""
+    tuning = tune([curve_of([]), curve_of([(1.0, True, 1.0)])], 1.0, float(np.nextafter(1.0, 2.0)), seed=1)
+    for answer in (tuning.roi, tuning.greedy, tuning.best):
+        assert (answer.independent_hits, answer.block_seconds) == (1, 1.0)
+
+
+near_one = st.integers(-8, 8).map(lambda ulps: 1.0 + ulps * 2**-52)
+close = st.one_of(near_one, st.floats(1e-12, 1e-9))
+"""Seconds that differ by a few units in the last place, and very short ones."""
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.lists(st.tuples(close, st.booleans(), close), max_size=6), min_size=1, max_size=3),
+    st.one_of(near_one, st.floats(0.5, 20)),
+    near_one,
+)
+def test_floats_next_to_each_other_have_an_answer_within_the_budget(groups, budget, ttl_max_s):
+    tuning = tune([curve_of(rows) for rows in groups], budget, ttl_max_s, seed=1)
+    for answer in (tuning.roi, tuning.greedy, tuning.uniform, tuning.best):
+        assert answer.block_seconds <= budget * (1 + 1e-9)
+        assert all(0 <= ttl <= ttl_max_s for ttl in answer.ttl_s)
+        assert answer.independent_hits <= tuning.bound_hits + 1e-6
+
+
 @settings(max_examples=100, deadline=None)
 @given(demotions, st.floats(0.5, 200), st.floats(1, 40))
 def test_of_one_group_all_find_the_optimum(rows, budget, ttl_max_s):

@@ -1,7 +1,7 @@
 """Which point is taken, and what is said about the others."""
 
 from kvtide_operator.plan.outcome import Candidate
-from kvtide_operator.plan.selector import Constraints, select, write_through_warning
+from kvtide_operator.plan.selector import Constraints, equally_near, select, write_through_warning
 from kvtide_operator.simulate.configuration import Configuration
 
 GIB = 1 << 30
@@ -74,9 +74,23 @@ def test_infeasible_is_an_answer_with_the_nearest_point(outcome):
     assert not found.feasible
     # (6, P99 3): 200 % over; (9, P99 1.9): 90 % and 12.5 % over, which is less.
     assert found.chosen.configuration.dram_bytes == 4 * GIB
-    assert found.why.startswith("infeasible")
-    assert "ttft_p99_s" in found.why
-    assert "storage_cost_per_hour" in found.why
+    assert found.why == (
+        "infeasible: no size reaches a TTFT p99 of 1 s, best 1.9 s; no size that keeps the others reaches "
+        "a storage cost of 8 an hour, best 1 an hour; chosen is the cheapest of the sizes that come nearest"
+    )
+
+
+def test_of_sizes_that_miss_a_limit_equally_the_objective_chooses(outcome):
+    """768 GiB misses the limit no less than 384: it buys nothing."""
+    candidates = points(
+        outcome, (0.5, 3.0, 100.0, 19.0, True), (1.5, 1.1, 100.0, 9.04, True), (3.0, 1.0, 100.0, 9.0, True)
+    )
+    found = select(candidates, Constraints(ttft_p99_s=1.0), "Cost")
+    assert (found.feasible, found.chosen.configuration.dram_bytes) == (False, GIB)
+    assert "no size reaches a TTFT p99 of 1 s, best 9 s" in found.why
+    assert chosen(candidates, Constraints(ttft_p99_s=1.0), "Latency") == 2
+    assert equally_near(candidates[1].outcome, candidates[2].outcome, Constraints(ttft_p99_s=1.0))
+    assert not equally_near(candidates[0].outcome, candidates[2].outcome, Constraints(ttft_p99_s=1.0))
 
 
 def test_an_unstable_point_is_nearest_only_among_unstable_ones(outcome):
@@ -84,6 +98,7 @@ def test_an_unstable_point_is_nearest_only_among_unstable_ones(outcome):
     assert chosen(candidates, Constraints(ttft_p99_s=1.0), "Cost") == 1
     found = select(candidates[:1], Constraints(), "Cost")
     assert (found.feasible, found.excluded) == (False, {"stable": 1})
+    assert found.why.startswith("infeasible: the queue grows at every size")
 
 
 def test_noise_in_throughput_does_not_make_a_knee(outcome):
@@ -133,4 +148,4 @@ def test_a_class_without_an_endurance_wears_nothing_out(outcome):
 def test_where_all_wear_it_out_the_nearest_is_said(outcome):
     found = select(worn(outcome, 3.0, 1.5, 2.0), Constraints(), "Cost")
     assert (found.feasible, found.chosen.configuration.dram_bytes) == (False, GIB)
-    assert "the nearest breaks endurance" in found.why
+    assert "the least any size writes is 150% of the endurance" in found.why

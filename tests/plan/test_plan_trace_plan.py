@@ -74,6 +74,13 @@ def test_a_choice_that_the_coupled_run_refutes_is_not_made(analytic, space, boun
     two_stage = plan_trace(Simulator(analytic), space, bounds, options(ttft_p99_s=20.0), inline(analytic))
     configuration = plan.selection.chosen.configuration
     assert plan.selection.chosen.outcome == coupled(configuration)
+    # The frontier has no second row of it with the figures of two stages.
+    shown = [candidate for candidate in plan.frontier if candidate.configuration == configuration]
+    assert shown in ([], [plan.selection.chosen])
+    assert len({candidate.configuration for candidate in plan.frontier}) == len(plan.frontier)
+    for candidate in plan.frontier:
+        simulated = coupled if candidate.configuration in plan.coupled else analytic
+        assert candidate.outcome == simulated(candidate.configuration)
     assert configuration != two_stage.selection.chosen.configuration
 
 

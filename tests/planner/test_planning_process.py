@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from kvtide_operator.api.manifest import Manifest, load_manifest
 from kvtide_operator.loop import moved
 from kvtide_operator.observe.history import Page
-from kvtide_operator.plan.proposal import Demand
+from kvtide_operator.plan.proposal import Demand, Heard
 from kvtide_operator.planner import bench
 from kvtide_operator.planner.process import Planner, PlannerLostError
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.curve import hit_curve
 from kvtide_operator.simulate.hit_curve import HitCurve
 from kvtide_operator.workload.generate import generate
+from kvtide_operator.workload.trace import Trace
 
 DEMO = Path(__file__).parents[2] / "operator/src/kvtide_operator/cli/demo.yaml"
 MI = 1 << 20
@@ -39,7 +40,8 @@ async def planner() -> AsyncIterator[Planner]:
 
 async def test_it_answers_with_the_demand_and_a_plan(planner: Planner, manifest: Manifest) -> None:
     trace = generate(profile="chat", requests=200, rate_per_s=2.0, seed=1)
-    demand, notes = await planner.take_in("a", manifest, (), 1e9, trace)
+    heard = await planner.take_in("a", manifest, (), 1e9, trace)
+    demand, notes = heard.demand, heard.notes
     assert demand is not None
     assert notes == ()
     assert demand.requests == 200
@@ -141,3 +143,32 @@ def children() -> list[int]:
         for pid in (task / "children").read_text().split()
     ]
     return [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def told(at_s: float) -> Page:
+    row = b'{"timestamp":%d,"input_length":512,"output_length":1,"hash_ids":[1],"observed_at":"engine",'
+    return Page(row % int(at_s * 1e3) + b'"weight":1,"seq":%d,"boot_id":"a"}\n' % at_s)
+
+
+def test_nothing_asked_is_told_from_what_is_not_known(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_benches", bench._Benches())
+    window_s = manifest.cache.spec.scaling.window
+
+    def take_in(at_s: float, *pages: Page, before: Trace | None = None) -> Heard:
+        return bench.take_in("a", manifest, pages, at_s, before)
+
+    assert take_in(1e6) == Heard(None)
+    assert not take_in(1e6, Page(b"", gap_lines=3)).complete
+    assert not take_in(1e6, Page(b"{}\n")).complete
+    monkeypatch.setattr(bench, "_benches", bench._Benches())
+    heard = take_in(1e6 + 10, told(1e6))
+    assert heard.demand is not None
+    assert heard.demand.requests == 1
+    # The workload to begin with counts for one window, and not again once the trace kept is empty.
+    planned_for = generate(profile="chat", requests=20, rate_per_s=2.0, seed=1)
+    assert take_in(1e6 + 20, before=planned_for).demand is not None
+    for windows in (1.1, 5.0):
+        idle = take_in(1e6 + windows * window_s, before=planned_for)
+        assert (idle.demand, idle.complete) == (None, True)

@@ -93,7 +93,10 @@ def test_a_server_that_is_no_idle_vllm_is_refused_in_a_sentence(pages, said):
     [
         (["calibrate", "engine:8000"], "engine:8000 is no URL; write for example http://127.0.0.1:8000"),
         (["calibrate", "http://127.0.0.1:1"], "cannot be reached"),
-        (["calibrate", "http://127.0.0.1:1", "-o", "/no/such/file"], "/no/such is not a folder"),
+        (
+            ["calibrate", "http://127.0.0.1:1", "-o", "/no/such/file"],
+            "/no/such/file: No such file or directory; write elsewhere",
+        ),
         (
             [
                 "validate",

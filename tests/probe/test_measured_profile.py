@@ -10,7 +10,7 @@ import yaml
 from kvtide_operator.api.manifest import ManifestError, load_manifest
 from kvtide_operator.decide.steps import Target
 from kvtide_operator.loop import Loop
-from kvtide_operator.plan.proposal import Demand
+from kvtide_operator.plan.proposal import Demand, Heard
 from kvtide_operator.planner.scenario import declared, engine_profile
 from kvtide_operator.simulate.hit_curve import HitCurve
 from kvtide_operator.simulate.pace import Pace
@@ -86,7 +86,7 @@ class Remembering:
         self.paces = []
 
     async def take_in(self, *_):
-        return self.demand, ()
+        return Heard(self.demand)
 
     async def search(self, *arguments):
         self.paces.append(arguments[-1])

@@ -65,6 +65,16 @@ def test_text_limit_and_block_bytes(start_redis, trace_file: Path) -> None:
         assert client.strlen("kvt:replay:3") == 1024
 
 
+def test_a_token_takes_the_same_bytes_whatever_a_block_is(start_redis, tmp_path: Path) -> None:
+    server = start_redis()
+    row = {"timestamp": 0, "input_length": 40, "output_length": 1, "hash_ids": [7, 8, 9]}
+    file = tmp_path / "small.jsonl"
+    file.write_text(json.dumps(row))
+    assert play(file, "--target", f"redis://127.0.0.1:{server.port}").exit_code == 0
+    with server.client() as client:
+        assert client.strlen("kvt:replay:7") == 16 * 128
+
+
 def test_wrong_bytes_are_a_failure(start_redis, trace_file: Path) -> None:
     server = start_redis()
     with server.client() as client:

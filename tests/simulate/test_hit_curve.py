@@ -15,6 +15,7 @@ from kvtide_operator.simulate.curve import hit_curve
 from kvtide_operator.workload.readers import read_trace
 from kvtide_operator.workload.trace import Trace, renumber
 
+DEMO = Path(__file__).parents[2] / "operator/src/kvtide_operator/cli/demo.yaml"
 MOONCAKE = Path(__file__).parents[3] / "shared" / "traces" / "mooncake_conversation.jsonl"
 PUBLISHED = {62.5: 0.045, 125: 0.054, 250: 0.087, 500: 0.178, 1000: 0.263, 2000: 0.332, 4000: 0.359}
 needs_mooncake = pytest.mark.skipif(
@@ -122,6 +123,32 @@ def test_the_command_tells_the_curve_as_json(tmp_path: Path) -> None:
     assert said["wall_s"] > said["stack_distance_s"] >= 0
 
 
+def conversation(path: Path, block_tokens: int) -> Path:
+    """The same 2,048 tokens asked for twice, in blocks of so many tokens."""
+    ids = list(range(2048 // block_tokens))
+    row = {"timestamp": 0, "input_length": 2048, "output_length": 1, "hash_ids": ids}
+    path.write_text(f"{json.dumps(row)}\n{json.dumps(row)}\n")
+    return path
+
+
+def bytes_to_hit(*arguments: str) -> tuple[int, int]:
+    """Bytes of a block, and of the smallest power of two that hits."""
+    result = CliRunner().invoke(command, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.output)
+    return said["block_bytes"], next(p["capacity_gib"] for p in said["points"] if p["hit_ratio"]) * 2**30
+
+
+def test_the_same_tokens_take_the_same_bytes_whatever_a_block_is(tmp_path: Path) -> None:
+    small, large = (str(conversation(tmp_path / f"{n}.jsonl", n)) for n in (16, 512))
+    assert bytes_to_hit(large) == (64 << 20, 256 << 20)
+    assert bytes_to_hit(small) == (2 << 20, 256 << 20)
+    model = tmp_path / "cache.yaml"
+    model.write_text(DEMO.read_text())  # 248 bytes a token
+    assert bytes_to_hit(small, "-f", str(model)) == (248 * 16, 512 << 10)
+    assert bytes_to_hit(small, "--block-bytes", "1Ki") == (1024, 128 << 10)
+
+
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_the_command_draws_the_curve(tmp_path: Path, suffix: str) -> None:
     file, plot = lines(tmp_path / "t.jsonl"), tmp_path / f"curve.{suffix}"
@@ -139,6 +166,8 @@ def test_the_command_draws_the_curve(tmp_path: Path, suffix: str) -> None:
         (["--block-bytes", "0"], "--block-bytes: '0' is no size"),
         (["--plot", "no/such/folder.svg"], "--plot no/such/folder.svg: "),
         (["--plot", "curve.exe"], "--plot curve.exe: "),
+        (["--block-bytes", "1Ki", "-f", str(DEMO)], "--block-bytes and -f both say what a block takes"),
+        (["-f", "no.yaml"], "no.yaml"),
         (["--block-tokens", "7"], "not blocks of 7 tokens"),
     ],
 )

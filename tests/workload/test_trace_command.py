@@ -90,7 +90,7 @@ def test_info_tells_hits_of_engines_and_of_nodes_apart(tmp_path: Path) -> None:
         ),
         (
             ["generate", "--requests", "9", "-o", "no/such/file"],
-            "no/such/file: cannot be written: No such file",
+            "-o no/such/file: No such file or directory; write elsewhere",
         ),
         (["generate", "--profile", "none"], "'none' is not one of 'chat', 'api'"),
     ],

@@ -214,7 +214,10 @@ def test_the_share_of_what_no_event_shows_is_estimated(record, publisher):
             "--kv-events localhost:5557 is no address to connect to; give tcp://HOST:PORT",
         ),
         (["--kv-events", "tcp://127.0.0.1:1", "--replay", "x"], "--replay x is no address"),
-        (["--kv-events", "tcp://127.0.0.1:1", "-o", "no/such/file"], "no/such/file: cannot be written"),
+        (
+            ["--kv-events", "tcp://127.0.0.1:1", "-o", "no/such/file"],
+            "-o no/such/file: No such file or directory; write elsewhere",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, options, sentence):

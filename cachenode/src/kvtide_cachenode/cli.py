@@ -15,6 +15,7 @@ import uvloop
 
 from kvtide_cachenode.admin import AdminServer
 from kvtide_cachenode.background import net
+from kvtide_cachenode.command_line import MISTAKE, Group
 from kvtide_cachenode.config_file import read_config
 from kvtide_cachenode.eviction import NEEDED_WORTH, POLICIES, WriteAdmission
 from kvtide_cachenode.lm_connection import LmConnection
@@ -48,9 +49,9 @@ log = logging.getLogger("kvtide_node")
 
 
 class StartError(click.ClickException):
-    """The node cannot start as asked; one sentence, exit code 2."""
+    """The node cannot start as asked: one sentence."""
 
-    exit_code = 2
+    exit_code = MISTAKE
 
 
 class _Address(click.ParamType[tuple[str, int]]):
@@ -84,7 +85,7 @@ class _Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(metadata.version("kvtide"), "-V", "--version", prog_name="kvtide-node")
 def main() -> None:
     """A bounded, resizable cache for KV blocks that speaks the Redis protocol."""

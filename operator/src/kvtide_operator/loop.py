@@ -24,11 +24,11 @@ from kvtide_operator.decide.effect import (
 from kvtide_operator.decide.plan_document import point_of
 from kvtide_operator.decide.policy import Verdict, judge
 from kvtide_operator.decide.prediction import deviation, measured, smoothed
-from kvtide_operator.decide.situation import Recommendation, Situation, recommendation_of
+from kvtide_operator.decide.situation import Recommendation, Situation, least_of, recommendation_of
 from kvtide_operator.decide.steps import Target
 from kvtide_operator.observe.nodes import NodeObserver
 from kvtide_operator.observe.prometheus.source import MetricsSource
-from kvtide_operator.plan.proposal import Demand, Plan
+from kvtide_operator.plan.proposal import Demand, Heard, Plan
 from kvtide_operator.plan.speeds import Speeds
 from kvtide_operator.planner.process import Planner, PlannerLostError
 from kvtide_operator.simulate.configuration import Configuration
@@ -148,20 +148,20 @@ class Loop:
             metrics = await self._read_metrics(now_s)
             contradicted = await self._contradicted(now_s)
         manifest = _with_instances(self.manifest, metrics)
-        demand: Demand | None = None
+        heard: Heard | None = None
         searched: _Searched | None = None
-        notes: tuple[str, ...] = ()
         try:
             with _timed(steps_s, "workload"):
-                demand, notes = await self.planner.take_in(self.key, manifest, pages, now_s, self.before)
+                heard = await self.planner.take_in(self.key, manifest, pages, now_s, self.before)
             with _timed(steps_s, "plan"):
-                searched = await self._search(manifest, world, demand, metrics, now_s)
+                searched = await self._search(manifest, world, heard.demand, metrics, now_s)
+            notes = heard.notes
         except PlannerLostError as error:
-            notes = (str(error),)
+            heard, notes = None, (str(error),)
         if searched is not None and searched.why_not:
             notes = (*notes, searched.why_not)
         with _timed(steps_s, "decide"):
-            verdict = judge(self._situation(manifest, world, metrics, searched, contradicted, now_s))
+            verdict = judge(self._situation(manifest, world, metrics, heard, searched, contradicted, now_s))
         with _timed(steps_s, "act"):
             decision = self._decision(verdict, now_s)
             resized = await self.place.act(verdict, decision)
@@ -170,7 +170,7 @@ class Loop:
             number=self._rounds,
             world=world,
             metrics=metrics,
-            demand=demand,
+            demand=heard.demand if heard else None,
             plan=searched.plan if searched else None,
             noise=self.noise,
             verdict=verdict,
@@ -278,6 +278,7 @@ class Loop:
         manifest: Manifest,
         world: World,
         metrics: EngineMetrics | None,
+        heard: Heard | None,
         searched: _Searched | None,
         contradicted: Contradiction | None,
         now_s: float,
@@ -285,14 +286,26 @@ class Loop:
         assert self._observing_since_s is not None
         past = tuple(self._recommended)
         plan = searched.plan if searched else None
+        watched_s = now_s - self._observing_since_s
+        idle = (
+            heard is not None
+            and heard.complete
+            and heard.demand is None
+            and bool(world.nodes)
+            and not world.silent
+            and watched_s >= manifest.cache.spec.scaling.window
+        )
         if plan is not None:
             self._recommended.append(recommendation_of(plan.chosen, now_s))
+        elif idle:
+            self._recommended.append(least_of(manifest.cache.spec, self.place.target, now_s))
         return Situation(
             now_s=now_s,
             spec=manifest.cache.spec,
             here=self.place.target,
             ssd_class=self.place.ssd_class,
             plan=plan,
+            idle=idle,
             inferred=searched is not None and searched.demand.inferred,
             recommended=past,
             observing_since_s=self._observing_since_s,

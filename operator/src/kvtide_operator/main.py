@@ -12,6 +12,7 @@ import click
 import kopf
 from prometheus_client import disable_created_metrics
 
+from kvtide_cachenode.command_line import Command
 from kvtide_cachenode.logs import LogFormat, set_up
 from kvtide_operator.act.kubernetes.transport import CredentialsError
 from kvtide_operator.endpoints import ListenError
@@ -71,7 +72,7 @@ class _NoDiffs(kopf.DiffBaseStorage):
         return None
 
 
-@click.command(context_settings={"auto_envvar_prefix": "KVTIDE_OPERATOR", "show_default": True})
+@click.command(cls=Command, context_settings={"auto_envvar_prefix": "KVTIDE_OPERATOR", "show_default": True})
 @click.option("--namespace", "namespaces", multiple=True, help="Whose caches to look after; default: all.")
 @click.option(
     "--metrics", type=_Address(), default="0.0.0.0:8080", help="Where Prometheus asks (port 0: any)."

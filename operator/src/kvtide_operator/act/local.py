@@ -3,9 +3,11 @@
 import asyncio
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +25,10 @@ START_TIMEOUT_S = 15.0
 """How long a node may take until it serves; after that the start has failed."""
 STOP_TIMEOUT_S = 5.0
 """How long a node may take to stop after SIGTERM; after that it is killed."""
+FIRST_RESTART_S, LONGEST_RESTART_S = 1.0, 60.0
+"""How long a node that ended waits until it is started again: doubled each time, up to a minute."""
+STEADY_S = 60.0
+"""A node that ran for so long begins with the shortest wait again."""
 PAGE_BYTES = 4096
 
 
@@ -44,8 +50,10 @@ class _Node:
     name: str
     process: asyncio.subprocess.Process
     address: str
+    admin: str
     client: NodeClient
     log: IO[bytes]
+    started_s: float
 
 
 class LocalPlace:
@@ -55,17 +63,28 @@ class LocalPlace:
         replicas: how many nodes.
         target: what they hold together at first.
         ssd_class: of their SSD tier, in a temporary directory of this machine; None for none.
-        block_tokens: tokens of a block, for the nodes' traces.
+        options: what else a node is told at its start, where its SSD is of that class.
+        say: takes a sentence for the user.
     """
 
     approved = False
     """Nobody approves plans here: in mode Advise the loop only says what it would do."""
 
-    def __init__(self, replicas: int, target: Target, *, ssd_class: str | None, block_tokens: int) -> None:
+    def __init__(
+        self,
+        replicas: int,
+        target: Target,
+        *,
+        ssd_class: str | None,
+        options: Callable[[str | None], Sequence[str]],
+        say: Callable[[str], None],
+    ) -> None:
         self._replicas = replicas
         self._has_ssd = ssd_class is not None
-        self._block_tokens = block_tokens
+        self._options = options
+        self._say = say
         self._nodes: list[_Node] = []
+        self._keepers: list[asyncio.Task[None]] = []
         self._folder: Path | None = None
         self._generation = 0
         self.target = target
@@ -76,8 +95,9 @@ class LocalPlace:
         self._folder = Path(tempfile.mkdtemp(prefix="kvtide-"))
         try:
             for number in range(self._replicas):
-                self._nodes.append(await self._start(f"node-{number}", self._folder))
+                self._nodes.append(await self._start(f"node-{number}"))
             await self.resize(self.target)
+            self._keepers = [asyncio.create_task(self._keep(node)) for node in self._nodes]
         except BaseException:
             await self._stop_all()
             raise
@@ -110,15 +130,40 @@ class LocalPlace:
         """Bring every node to its share of ``target``. Nodes that refuse do not stop the others."""
         self.target = target
         self._generation += 1
+        return list(await asyncio.gather(*(_tell(node, self._document()) for node in self._nodes)))
+
+    def _document(self) -> Desired:
+        target = self.target
         capacity = CapacityRequest(dram=_share(target.dram_bytes, self._replicas))
         ttl_s = None
         if self._has_ssd:
             capacity = CapacityRequest(capacity.dram, _share(target.ssd_bytes, self._replicas))
             ttl_s = idle_timeouts(target)
-        document = Desired(term=0, generation=self._generation, capacity=capacity, ttl_s=ttl_s)
-        return list(await asyncio.gather(*(_tell(node, document) for node in self._nodes)))
+        return Desired(term=0, generation=self._generation, capacity=capacity, ttl_s=ttl_s)
 
-    async def _start(self, name: str, folder: Path) -> _Node:
+    async def _keep(self, node: _Node) -> None:
+        """Start a node again whenever it ends, at its addresses and on its SSD, ever later."""
+        wait_s = FIRST_RESTART_S
+        while True:
+            code = await node.process.wait()
+            if asyncio.get_running_loop().time() - node.started_s > STEADY_S:
+                wait_s = FIRST_RESTART_S
+            self._say(f"{node.name} ended with {_ending(code)}; it starts again in {wait_s:g} s")
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_RESTART_S)
+            try:
+                again = await self._start(node.name, node.address, node.admin)
+            except (PlaceError, OSError) as error:
+                self._say(str(error))
+                continue
+            await again.client.close()
+            node.log.close()
+            node.process, node.log, node.started_s = again.process, again.log, again.started_s
+            told = await _tell(node, self._document())
+            self._say(f"{node.name} serves again" + (f", but {told.problem}" if told.problem else ""))
+
+    async def _start(self, name: str, listen: str = "127.0.0.1:0", admin: str = "127.0.0.1:0") -> _Node:
+        assert self._folder is not None, "use it in `async with`"
         log = tempfile.TemporaryFile()  # noqa: SIM115 - the node writes to it as long as it lives
         ssd = []
         if self._has_ssd:
@@ -126,15 +171,15 @@ class LocalPlace:
                 "--ssd",
                 str(_share(self.target.ssd_bytes, self._replicas)),
                 "--ssd-path",
-                str(folder / name),
+                str(self._folder / name),
             ]
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "kvtide_cachenode", "serve",
-            "--listen", "127.0.0.1:0",
-            "--admin", "127.0.0.1:0",
+            "--listen", listen,
+            "--admin", admin,
             "--dram", str(_share(self.target.dram_bytes, self._replicas)),
-            "--block-tokens", str(self._block_tokens),
             *ssd,
+            *self._options(self.ssd_class),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
@@ -147,13 +192,37 @@ class LocalPlace:
             serving = json.loads(line)
         except (TimeoutError, ValueError):
             raise PlaceError(f"{name} did not start: {await _last_words(process, log)}") from None
-        return _Node(name, process, serving["listen"], NodeClient(f"http://{serving['admin']}"), log)
+        except asyncio.CancelledError:
+            process.kill()
+            await process.wait()
+            log.close()
+            raise
+        return _Node(
+            name,
+            process,
+            serving["listen"],
+            serving["admin"],
+            NodeClient(f"http://{serving['admin']}"),
+            log,
+            asyncio.get_running_loop().time(),
+        )
 
     async def _stop_all(self) -> None:
+        keepers, self._keepers = self._keepers, []
+        for keeper in keepers:
+            keeper.cancel()
+        ended = await asyncio.gather(*keepers, return_exceptions=True)
         nodes, self._nodes = self._nodes, []
         await asyncio.gather(*(_stop(node) for node in nodes))
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+
+
+def _ending(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"code {code}"
 
 
 def _share(total_bytes: int, replicas: int) -> int:

@@ -1,5 +1,6 @@
 """What all API models share: CamelCase in YAML, snake_case in Python, unknown fields refused."""
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Final
@@ -75,9 +76,17 @@ class SecretRef(Model):
     name: ObjectName
 
 
+AMOUNT_PATTERN = r"^[0-9]{1,15}(\.[0-9]{1,12})?$"
+RATIO_PATTERN = r"^((100|[0-9]{1,2}(\.[0-9]{1,6})?)%|0(\.[0-9]{1,10})?|1(\.0{1,10})?)$"
+
+
 def _decimal_text(value: Any) -> Any:
     # A bare 2.50 in YAML is a binary float; its shortest text is what the author wrote.
-    return str(value) if isinstance(value, float | int) and not isinstance(value, bool) else value
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        return f"{Decimal(str(value)):f}"
+    if isinstance(value, str) and re.fullmatch(AMOUNT_PATTERN, value) is None:
+        raise ValueError(f"{value[:32]!r} is not a decimal number; write for example 0.00021")
+    return value
 
 
 Amount = Annotated[
@@ -85,15 +94,17 @@ Amount = Annotated[
     BeforeValidator(_decimal_text),
     Field(ge=0),
     PlainSerializer(lambda amount: f"{amount:f}", return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "maxLength": 32, "pattern": r"^[0-9]{1,15}(\.[0-9]{1,12})?$"}),
+    WithJsonSchema({"type": "string", "maxLength": 32, "pattern": AMOUNT_PATTERN}),
 ]
 """A decimal string such as ``"0.00021"``: money and ratios."""
 
 
 def _ratio_from(value: Any) -> Any:
-    if isinstance(value, str) and value.endswith("%"):
-        return float(value[:-1]) / 100
-    return value
+    if not isinstance(value, str):
+        return value
+    if re.fullmatch(RATIO_PATTERN, value) is None:
+        raise ValueError(f"{value[:32]!r} is not a share; write for example 25% or 0.25")
+    return float(value[:-1]) / 100 if value.endswith("%") else float(value)
 
 
 Ratio = Annotated[
@@ -101,12 +112,6 @@ Ratio = Annotated[
     BeforeValidator(_ratio_from),
     Field(ge=0, le=1),
     PlainSerializer(lambda share: f"{share:.10f}".rstrip("0").rstrip("."), return_type=str, when_used="json"),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "maxLength": 16,
-            "pattern": r"^((100|[0-9]{1,2}(\.[0-9]{1,6})?)%|0(\.[0-9]{1,10})?|1(\.0{1,10})?)$",
-        }
-    ),
+    WithJsonSchema({"type": "string", "maxLength": 16, "pattern": RATIO_PATTERN}),
 ]
 """A share: ``25%`` or ``0.25``."""

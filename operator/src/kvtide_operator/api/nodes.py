@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from kvtide_operator.api.base import Model, ObjectName, SecretRef, rule, rules
-from kvtide_operator.api.quantity import Duration, Quantity
+from kvtide_operator.api.quantity import QUANTITY_PATTERN, Duration, Quantity
 
 NODE_IMAGE: Final = f"kvtide/cachenode:{version('kvtide')}"
 """The node of the operator's own release. It is no default of the CRD: a stored default would outlive it."""
@@ -96,7 +96,7 @@ class NodeTemplate(Model):
     priority_class_name: ObjectName | None = None
     service_account_name: ObjectName | None = None
     runtime_class_name: ObjectName | None = None
-    cpu: str = Field(default="500m", max_length=16, pattern=r"^[0-9]{1,6}(m|\.[0-9]{1,3})?$")
+    cpu: str = Field(default="500m", max_length=16, pattern=QUANTITY_PATTERN)
     termination_grace_period: Duration = 60.0
 
 

@@ -1,47 +1,43 @@
-"""Kubernetes quantities for bytes ("62.5Gi", "512M") and Go-style durations ("1h30m")."""
+"""Fields of the API in Kubernetes' quantities ("62.5Gi", "512M") and Go's durations ("1h30m")."""
 
 import re
 from decimal import Decimal
+from fractions import Fraction
+from math import ceil
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-_SUFFIXES = {
-    "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,
-    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50,
+from kvtide_cachenode.quantity import MAX_CHARS, PATTERN, format_quantity, parse_amount, parse_quantity
+
+__all__ = [
+    "QUANTITY_PATTERN",
+    "Duration",
+    "Quantity",
+    "format_cpu",
+    "format_duration",
+    "format_quantity",
+    "parse_cpu",
+    "parse_duration",
+    "parse_quantity",
+]
+
+QUANTITY_PATTERN = f"^{PATTERN}$"
+_PART = r"([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)"
+DURATION_PATTERN = rf"^([+]?0|[+]?({_PART})+)$"
+_DURATION = re.compile(DURATION_PATTERN)
+_DURATION_PART = re.compile(_PART)
+_NANOSECONDS = {
+    "ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6,
+    "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9,
 }  # fmt: skip
-_QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([kMGTP]|[KMGTP]i)?")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)")
-_SECONDS = {"us": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def parse_quantity(text: str) -> int:
-    """Bytes in a Kubernetes quantity; a fraction of a byte is rounded up, as Kubernetes does.
-
-    Raises:
-        ValueError: what was given and what a quantity looks like.
-    """
-    match = _QUANTITY.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(
-            f"{text!r} is not a quantity of bytes; write for example 512Mi, 62.5Gi or 1073741824"
-        )
-    amount = Decimal(match[1]) * _SUFFIXES[match[2] or ""]
-    return int(amount.to_integral_value(rounding="ROUND_CEILING"))
-
-
-def format_quantity(amount: int) -> str:
-    """The shortest exact binary quantity: ``1610612736`` is ``1536Mi``."""
-    for suffix in ("Pi", "Ti", "Gi", "Mi", "Ki"):
-        if amount and amount % _SUFFIXES[suffix] == 0:
-            return f"{amount // _SUFFIXES[suffix]}{suffix}"
-    return str(amount)
+_LONGEST_NS = 2**63 - 1
+"""What Go's durations hold: 292 years."""
 
 
 def parse_cpu(text: str) -> int:
     """Thousandths of a core, rounded up, in a Kubernetes quantity such as ``500m``, ``0.5`` or ``2``."""
-    cores = Decimal(text.removesuffix("m")) / (1000 if text.endswith("m") else 1)
-    return int((cores * 1000).to_integral_value(rounding="ROUND_CEILING"))
+    return ceil(parse_amount(text) * 1000)
 
 
 def format_cpu(thousandths: int) -> str:
@@ -50,15 +46,18 @@ def format_cpu(thousandths: int) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds, to the nanosecond, in a Go-style duration such as ``90s``, ``1h30m`` or ``0s``.
+    """Seconds, to the nanosecond, in a Go duration such as ``90s``, ``1h30m``, ``.5h`` or ``0``.
 
     Raises:
         ValueError: what was given and what a duration looks like.
     """
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ValueError(f"{text!r} is not a duration; write for example 30s, 10m or 1h30m")
-    return round(sum(float(number) * _SECONDS[unit] for number, unit in parts), 9)
+    if len(text) > MAX_CHARS or _DURATION.fullmatch(text) is None:
+        shown = text[:MAX_CHARS]
+        raise ValueError(f"{shown!r} is not a duration; write for example 30s, 10m or 1h30m")
+    nanos = sum(Fraction(part[1]) * _NANOSECONDS[part[3]] for part in _DURATION_PART.finditer(text))
+    if nanos > _LONGEST_NS:
+        raise ValueError(f"{text} is longer than 292 years; give a shorter duration, such as 8760h")
+    return int(nanos) / 1e9
 
 
 def format_duration(seconds: float) -> str:
@@ -85,13 +84,7 @@ Quantity = Annotated[
     int,
     BeforeValidator(_bytes_from),
     PlainSerializer(format_quantity, return_type=str, when_used="json"),
-    WithJsonSchema(
-        {
-            "x-kubernetes-int-or-string": True,
-            "maxLength": 32,
-            "pattern": r"^([0-9]{1,18}(\.[0-9]{0,9})?|\.[0-9]{1,9})([kMGTP]|[KMGTP]i)?$",
-        }
-    ),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "maxLength": MAX_CHARS, "pattern": QUANTITY_PATTERN}),
 ]
 """A field of bytes: a Kubernetes quantity in YAML, an int in Python."""
 
@@ -99,8 +92,6 @@ Duration = Annotated[
     float,
     BeforeValidator(_seconds_from),
     PlainSerializer(format_duration, return_type=str, when_used="json"),
-    WithJsonSchema(
-        {"type": "string", "maxLength": 32, "pattern": r"^([0-9]{1,9}(\.[0-9]{1,9})?(us|ms|s|m|h))+$"}
-    ),
+    WithJsonSchema({"type": "string", "maxLength": MAX_CHARS, "pattern": DURATION_PATTERN}),
 ]
 """A field of seconds: a Go-style duration in YAML, a float in Python."""

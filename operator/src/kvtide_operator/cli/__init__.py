@@ -4,6 +4,8 @@ from importlib import import_module
 
 import click
 
+from kvtide_cachenode.command_line import Group
+
 COMMANDS = {
     "curve": "Hit ratio against capacity, for every capacity in one pass.",
     "demo": "Watch two cache nodes being sized for a workload.",
@@ -16,7 +18,7 @@ COMMANDS = {
 }
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(Group):
     """Lists sub-commands without importing them: numpy and numba cost more than `--help` may."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature

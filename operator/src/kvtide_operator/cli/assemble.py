@@ -4,7 +4,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import click
+
 from kvtide_operator.act.local import LocalPlace
+from kvtide_operator.act.node_options import ssd_options, trace_options
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.decide.situation import initial_target
 from kvtide_operator.loop import Loop
@@ -24,11 +27,18 @@ async def local_loop(
         ValueError: one of `MISTAKES`: what the manifest declares cannot be planned or started.
     """
     spec = manifest.cache.spec
+
+    def options(ssd_class: str | None) -> list[str]:
+        if ssd_class is None:
+            return trace_options(spec)
+        return [*trace_options(spec), *ssd_options(spec, manifest.classes[ssd_class].spec)]
+
     place = LocalPlace(
         spec.nodes.replicas.min,
         initial_target(spec),
         ssd_class=spec.ssd.classes[0] if spec.ssd else None,
-        block_tokens=spec.model.block_tokens,
+        options=options,
+        say=lambda sentence: click.echo(sentence, err=True),
     )
     async with Planner() as planner, place:
         await planner.warm_up(manifest)

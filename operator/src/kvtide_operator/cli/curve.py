@@ -1,11 +1,13 @@
 """`kvtide curve`: hit ratio against capacity."""
 
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvtide_operator.cli import options
 from kvtide_operator.cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,35 +17,56 @@ if TYPE_CHECKING:
 GIB = 2**30
 BAR_CELLS = 40
 MAX_POINTS = 1000
+PLOTS = (".svg", ".png", ".pdf")
+TOKEN_BYTES = 128 << 10
+"""What a token's KV takes where nobody says: that of Llama-3.1-8B, in blocks of 512 tokens 64 MiB."""
 
 
 @click.command(context_settings={"show_default": True})
 @click.argument("trace", type=click.Path(path_type=Path))
-@click.option("--block-bytes", default="64Mi", metavar="SIZE", help="Bytes of one block's KV.")
+@options.manifest(required=False, what="Manifest, for the model's KV.")
+@click.option(
+    "--block-bytes", metavar="SIZE", help="Bytes of one of the trace's blocks.  [default: 128Ki a token]"
+)
 @click.option("--block-tokens", type=int, help="Tokens in a block.  [default: derived from the rows]")
 @click.option("--at", metavar="SIZE,…", help="Capacities to show.  [default: powers of two over the curve]")
 @click.option(
-    "--plot", type=click.Path(path_type=Path), help="Draw the curve into this file (.svg, .png or .pdf)."
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the curve into this file (.svg, .png or .pdf).",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.as_json()
 def command(
-    trace: Path, block_bytes: str, block_tokens: int | None, at: str | None, plot: Path | None, as_json: bool
+    trace: Path,
+    manifest_file: Path | None,
+    block_bytes: str | None,
+    block_tokens: int | None,
+    at: str | None,
+    plot: Path | None,
+    as_json: bool,
 ) -> None:
-    """Show the prefix hit ratio an LRU cache of any size has on TRACE, exactly and in one pass."""
+    """Show the prefix hit ratio an LRU cache of any size has on TRACE, exactly and in one pass.
+
+    What a block takes is its tokens times what a token takes: with -f as the manifest's model says.
+    """
     began_s = time.perf_counter()
+    from kvtide_operator.cli.mistakes import MISTAKES
+    from kvtide_operator.cli.output import check_writable
     from kvtide_operator.simulate.curve import hit_curve
     from kvtide_operator.workload.readers import read_trace
-    from kvtide_operator.workload.trace import TraceError
 
-    bytes_per_block = _size("--block-bytes", block_bytes)
+    check_writable("--plot", plot)
+    if plot and plot.suffix not in PLOTS:
+        raise UserError(f"--plot {plot}: its name must end with {', '.join(PLOTS)}")
+    if manifest_file is not None and block_bytes is not None:
+        raise UserError("--block-bytes and -f both say what a block takes; leave one of them out")
+    given_bytes = None if block_bytes is None else _size("--block-bytes", block_bytes)
     try:
+        token_bytes = TOKEN_BYTES if manifest_file is None else _token_bytes(manifest_file)
         requests = read_trace(trace, block_tokens=block_tokens)
-    except TraceError as error:
+    except MISTAKES as error:
         raise UserError(str(error)) from None
-    if not len(requests.blocks):
-        raise UserError(
-            f"{trace}: the trace has no prefix blocks, so no cache could hit; give one with hash_ids"
-        )
+    bytes_per_block = given_bytes or token_bytes * requests.block_tokens
     distances, stack_distance_s = _timed_distances(requests)
     curve = hit_curve(requests, distances)
     capacities = (
@@ -52,13 +75,12 @@ def command(
     if len(capacities) > MAX_POINTS:
         raise UserError(f"--at: {len(capacities):,} capacities are more than {MAX_POINTS:,}; give fewer")
     points = [(capacity, curve.hit_ratio_at(capacity // bytes_per_block)) for capacity in capacities]
-    if plot:
-        _plot(curve, points, bytes_per_block, plot, trace.name)
     facts = {
         "points": [{"capacity_gib": capacity / GIB, "hit_ratio": ratio} for capacity, ratio in points],
         "hit_ratio_infinite": curve.hit_ratio_infinite,
         "blocks": len(requests.blocks),
         "unique_blocks": requests.unique_blocks,
+        "block_tokens": requests.block_tokens,
         "block_bytes": bytes_per_block,
         "observed_at": requests.observed_at,
         "notes": requests.notes,
@@ -69,6 +91,15 @@ def command(
         _print_json(facts)
     else:
         _print_table(facts)
+    if plot:
+        _plot(curve, points, bytes_per_block, plot, trace.name)
+
+
+def _token_bytes(manifest_file: Path) -> int:
+    from kvtide_operator.api.manifest import load_manifest
+    from kvtide_operator.planner.scenario import kv_bytes_per_token
+
+    return kv_bytes_per_token(load_manifest(manifest_file))
 
 
 def _size(option: str, text: str) -> int:
@@ -112,6 +143,8 @@ def _print_table(facts: dict[str, Any]) -> None:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
+    from kvtide_operator.api.quantity import format_quantity
+
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("capacity", justify="right")
     table.add_column("hit ratio", justify="right")
@@ -123,7 +156,8 @@ def _print_table(facts: dict[str, Any]) -> None:
     table.add_row("infinite", f"{infinite:.3f}", "")
     Console().print(table)
     click.echo(
-        f"{facts['blocks']:,} blocks, {facts['unique_blocks']:,} different;"
+        f"{facts['blocks']:,} blocks of {facts['block_tokens']:,} tokens and"
+        f" {format_quantity(facts['block_bytes'])}, {facts['unique_blocks']:,} different;"
         f" stack distances in {facts['stack_distance_s'] * 1e3:.1f} ms, all in {facts['wall_s']:.2f} s"
     )
     if facts["observed_at"] == "node":
@@ -138,6 +172,8 @@ def _plot(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from kvtide_operator.cli.output import write_file
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -149,7 +185,6 @@ def _plot(
     axes.set(xscale="log", xlabel="capacity, GiB", ylabel="prefix hit ratio", title=title, ylim=(0, None))
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.legend(loc="lower right")
-    try:
-        figure.savefig(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--plot {file}: {error}") from None
+    drawn = BytesIO()
+    figure.savefig(drawn, format=file.suffix[1:])
+    write_file("--plot", file, drawn.getvalue())

@@ -26,7 +26,7 @@ SHORTEST_ROUND_S = 0.5
 BUSY = 0.5
 """Of their time without a cache, how much the engines in front of a given trace spend on its prompts."""
 CONNECTIONS = 8
-BLOCK_BYTES = 124 * 1024
+REPORT = Path("out/demo.html")
 HOURS = 1.0
 RATE_PER_S = 0.7
 PEAK = 4.6
@@ -39,7 +39,7 @@ SEED = 7
     "--report",
     "report_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("out/demo.html"),
+    default=REPORT,
     show_default=True,
     help="Where the HTML report goes.",
 )
@@ -50,10 +50,14 @@ def command(trace_file: Path | None, report_file: Path) -> None:
     """
     from kvtide_operator.api.manifest import load_manifest
     from kvtide_operator.cli.mistakes import MISTAKES
+    from kvtide_operator.cli.output import check_writable
     from kvtide_operator.cli.signals import run
     from kvtide_operator.workload.generate import generate
     from kvtide_operator.workload.readers import read_trace
 
+    if report_file == REPORT:
+        _make_folder(report_file.parent)
+    check_writable("--report", report_file)
     manifest = load_manifest(Path(__file__).with_name("demo.yaml"))
     try:
         trace = (
@@ -69,13 +73,22 @@ def command(trace_file: Path | None, report_file: Path) -> None:
             )
         )
         if trace_file:
+            if not trace.span_s:
+                raise UserError(
+                    f"{trace_file}: all requests come at one time; give a trace that spans minutes or hours"
+                )
             manifest = _fitted(manifest, trace)
         story, played = run(_play(manifest, trace))
     except MISTAKES as error:
         raise UserError(str(error)) from None
-    except KeyboardInterrupt:
-        raise click.Abort from None
     _finish(story, played, report_file, trace_file)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror or error}; name a file with --report") from None
 
 
 def _fitted(manifest: "Manifest", trace: "Trace") -> "Manifest":
@@ -97,6 +110,7 @@ def _fitted(manifest: "Manifest", trace: "Trace") -> "Manifest":
     spec = spec.model_copy(
         update={
             "engine": spec.engine.model_copy(update={"instances": engines}),
+            "model": spec.model.model_copy(update={"block_tokens": trace.block_tokens}),
             "objective": Objective(prefer="Balanced"),
         }
     )
@@ -120,6 +134,7 @@ async def _play(manifest: "Manifest", trace: "Trace") -> "tuple[Story, ReplayRep
     from kvtide_operator.cli.report.live import LiveView
     from kvtide_operator.cli.report.story import Story
     from kvtide_operator.decide.steps import Target
+    from kvtide_operator.planner.scenario import kv_bytes_per_token
     from kvtide_operator.replay.player import ReplayOptions, replay
     from kvtide_operator.replay.targets import parse_targets
 
@@ -131,7 +146,10 @@ async def _play(manifest: "Manifest", trace: "Trace") -> "tuple[Story, ReplayRep
         seen = _Seen()
         targets = parse_targets(",".join(place.addresses))
         options = ReplayOptions(
-            block_bytes=BLOCK_BYTES, speed=clock.speed, connections=CONNECTIONS, clock=clock
+            block_bytes=kv_bytes_per_token(manifest) * trace.block_tokens,
+            speed=clock.speed,
+            connections=CONNECTIONS,
+            clock=clock,
         )
         began_s = clock()
         with LiveView(f"kvtide demo: {trace.requests:,} requests, clock × {clock.speed:.0f}") as live:
@@ -164,6 +182,7 @@ class _Seen:
 
 
 def _finish(story: "Story", played: "ReplayReport", report_file: Path, trace_file: Path | None) -> None:
+    from kvtide_operator.cli.output import write_file
     from kvtide_operator.cli.report.page import render
 
     capacities = [sample.capacity_bytes >> 20 for sample in story.samples]
@@ -185,10 +204,9 @@ def _finish(story: "Story", played: "ReplayReport", report_file: Path, trace_fil
         ),
         figures=figures,
     )
-    report_file.parent.mkdir(parents=True, exist_ok=True)
-    report_file.write_text(page, "utf-8")
     for meaning, figure in figures.items():
         click.echo(f"{figure:>12}  {meaning}")
+    write_file("--report", report_file, page.encode())
     click.echo(f"report: {report_file}")
     if played.errors or played.wrong_bytes or played.gave_up:
         raise click.exceptions.Exit(1)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvtide_cachenode.command_line import INFEASIBLE
+from kvtide_operator.cli import options
 from kvtide_operator.cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,9 +29,7 @@ MAX_INSTANCES = 64
 
 @click.command(context_settings={"show_default": True})
 @click.argument("source", metavar="TRACE|HISTORY")
-@click.option(
-    "-f", "--file", "manifest_file", required=True, type=click.Path(path_type=Path), help="Manifest."
-)
+@options.manifest()
 @click.option("--search", default="kareto", metavar="kareto|kareto-paper|grid|nsga2", help="Algorithm.")
 @click.option("--option", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the algorithm.")
 @click.option(
@@ -45,9 +45,11 @@ MAX_INSTANCES = 64
 )
 @click.option("--jobs", type=click.IntRange(1, MAX_JOBS), help="Processes.  [default: one per core]")
 @click.option("--executor", metavar="dask=ADDRESS", help="Simulate on a cluster instead.")
-@click.option("--seed", default=0, help="Of the algorithm and of arrivals given in coarse ticks.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write the frontier to this HTML file.")
+@options.seed("the algorithm and of arrivals given in coarse ticks")
+@options.as_json()
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the frontier to this HTML file."
+)
 def command(
     source: str,
     manifest_file: Path,
@@ -68,9 +70,12 @@ def command(
 
     TRACE is a file. HISTORY is the folder or URL of recorded periods: the plan is made on the slot that TIME
     had in the preceding week, or else on the time before it.
+
+    Exit code 3: no size keeps the constraints; the nearest is shown.
     """
     from kvtide_operator.api.manifest import load_manifest
     from kvtide_operator.cli.mistakes import MISTAKES
+    from kvtide_operator.cli.output import check_writable, write_file
     from kvtide_operator.cli.past import look_back
     from kvtide_operator.cli.planning import planned, regretted
     from kvtide_operator.planner.scenario import scenario_from
@@ -80,6 +85,7 @@ def command(
         raise UserError(
             f"--groups {groups}: --evaluate-next judges plans with one TTL; leave one of them out"
         )
+    check_writable("--report", report)
     try:
         chosen_search = _search(search, settings, seed)
         engines = _range(instances) if instances else None
@@ -104,13 +110,6 @@ def command(
     except MISTAKES as error:
         raise UserError(str(error)) from None
     document["wall_s"] = _process_age_s()
-    if report:
-        from kvtide_operator.cli.report.frontier import render
-
-        try:
-            report.write_text(render(document, f"Planned on {past.name}"), "utf-8")
-        except OSError as error:
-            raise UserError(f"--report {report}: {error.strerror or error}") from None
     if as_json:
         import msgspec
 
@@ -121,6 +120,12 @@ def command(
         show(document)
         if past.following:
             click.echo(_judgement(document["regret"], document["currency"]))
+    if report:
+        from kvtide_operator.cli.report.frontier import render
+
+        write_file("--report", report, render(document, f"Planned on {past.name}").encode())
+    if not document["feasible"]:
+        raise click.exceptions.Exit(INFEASIBLE)
 
 
 def _judgement(regret: dict[str, Any], currency: str) -> str:

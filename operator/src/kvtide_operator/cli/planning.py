@@ -1,5 +1,6 @@
 """Plans a trace under a manifest, and says so as the JSON document of `kvtide plan`."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from kvtide_operator.plan.explorer import Progress
 from kvtide_operator.plan.groups import subtree_groups
 from kvtide_operator.plan.instances import advised, instance_costs
 from kvtide_operator.plan.miss_stream import miss_stream
-from kvtide_operator.plan.outcome import Candidate
+from kvtide_operator.plan.outcome import Candidate, Outcome
 from kvtide_operator.plan.periods import regret
 from kvtide_operator.plan.search import Search, run_search
 from kvtide_operator.plan.selector import select, write_through_warning
@@ -18,6 +19,8 @@ from kvtide_operator.plan.trace_plan import PlanOptions, TracePlan, plan_trace
 from kvtide_operator.plan.workers import Workers
 from kvtide_operator.planner.goal import options_of, space_of
 from kvtide_operator.simulate.evaluator import Evaluator
+from kvtide_operator.simulate.scenario import Scenario
+from kvtide_operator.workload.reuse import measure_reuse
 
 if TYPE_CHECKING:
     from kvtide_operator.plan.group_plan import GroupPlan
@@ -60,10 +63,15 @@ def planned(
         notes += filter(None, [write_through_warning(dram_bytes, spec.engine.count, gpu_bytes)])
     if groups:
         notes.append(_groups_note(grouped))
+    points = [*plan.frontier, selection.chosen, plan.baseline]
+    notes += filter(None, [coupled_note(plan), infinite_note(scenario, [c.outcome for c in points])])
     if not plan.complete:
         notes.append(f"the search ended at its limit of {plan.evaluations} evaluations")
     document = {
-        "frontier": [_point(candidate) for candidate in plan.frontier],
+        "frontier": [
+            _point(candidate) | {"coupled": candidate.configuration in plan.coupled}
+            for candidate in plan.frontier
+        ],
         "chosen": _point(selection.chosen),
         "feasible": selection.feasible,
         "why": selection.why,
@@ -121,6 +129,28 @@ def regretted(
         "broken": found.broken,
         "notes": scenario.trace.notes,
     }
+
+
+def coupled_note(plan: TracePlan) -> str | None:
+    """Why neighbours on the frontier may not quite fit together."""
+    if all(candidate.configuration in plan.coupled for candidate in plan.frontier):
+        return None
+    return (
+        "the chosen point, the baseline and whatever was a candidate are simulated with all timing; other "
+        "rows in two stages, which may differ by a few percent"
+    )
+
+
+def infinite_note(scenario: Scenario, outcomes: Iterable[Outcome]) -> str | None:
+    """Why a hit ratio may be above what an infinite cache of prompts would have."""
+    infinite = measure_reuse(scenario.trace).infinite_hit_ratio
+    best = max(outcome.prefix_hit_ratio for outcome in outcomes)
+    if best <= infinite:
+        return None
+    return (
+        f"hit ratios of up to {best:.3f} are above the {infinite:.3f} of an infinite cache of prompts: "
+        "blocks that an answer fills are cached too, and hit when the next turn asks for them"
+    )
 
 
 def _grouped(

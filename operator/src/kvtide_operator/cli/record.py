@@ -12,7 +12,9 @@ from urllib.request import urlopen
 
 import click
 
-from kvtide_operator.cli.errors import UserError
+from kvtide_operator.cli import options
+from kvtide_operator.cli.errors import WorkError
+from kvtide_operator.cli.output import check_writable
 from kvtide_operator.workload.kv_events.order import Numbered, Order, Received
 from kvtide_operator.workload.kv_events.requests import Request, Requests
 
@@ -32,8 +34,7 @@ QUERIES, HITS = "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total
               help="Where it sends what was missed again: vLLM's replay_endpoint.")  # fmt: skip
 @click.option("--metrics", "metrics_url", metavar="http://HOST:PORT/metrics",
               help="Its metrics, to estimate the share of what no event shows.")  # fmt: skip
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False),
-              help="The JSONL file to write; a request is in it when it is complete.")  # fmt: skip
+@options.output("The JSONL file to write; a request is in it when it is complete.", required=True)
 def record(events_url: str, replay_url: str | None, metrics_url: str | None, output: Path) -> None:
     """Record an engine's requests from its KV events, until Ctrl-C.
 
@@ -43,6 +44,7 @@ def record(events_url: str, replay_url: str | None, metrics_url: str | None, out
     """
     from kvtide_operator.cli.kv_subscriber import Subscriber
 
+    check_writable("-o", output)
     stopped = threading.Event()
 
     def stop(signum: int, frame: "FrameType | None") -> None:  # noqa: ARG001 - the handler's signature
@@ -56,7 +58,7 @@ def record(events_url: str, replay_url: str | None, metrics_url: str | None, out
         with output.open("wb") as file:
             _Recording(subscriber, file, metrics_url).run(stopped)
     except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror}") from error
+        raise WorkError(f"-o {output}: {error.strerror or error}; what was written before is in it") from None
     finally:
         subscriber.close()
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kvtide_operator.cli import options
 from kvtide_operator.cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ BAR_AFTER_S = 2.0
 """A progress bar appears once a replay has taken longer than this."""
 
 CONNECTIONS_MAX = 256
+TOKEN_BYTES = 128
+"""Bytes that stand in for a token's KV: 64 KiB for a block of 512, which take 64 MiB of Llama-3.1-8B."""
 BLOCK_BYTES_MIN = 64
 BLOCK_BYTES_MAX = 512 * 1024 * 1024
 """The longest bulk string of the Redis protocol."""
@@ -32,7 +35,9 @@ BLOCK_BYTES_MAX = 512 * 1024 * 1024
 @click.option(
     "--speed", type=float, help="Multiple of the trace's own pace.  [default: as fast as the servers answer]"
 )
-@click.option("--block-bytes", default="64Ki", metavar="SIZE", help="Bytes that stand in for one block.")
+@click.option(
+    "--block-bytes", metavar="SIZE", help="Bytes that stand in for one block.  [default: 128 a token]"
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Play only so many requests.")
 @click.option(
     "--connections",
@@ -40,16 +45,16 @@ BLOCK_BYTES_MAX = 512 * 1024 * 1024
     default=1,
     help="Most requests in flight; with 1 the order of accesses is exactly the trace's.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=1, help="Of the blocks' bytes.")
+@options.seed("the blocks' bytes", default=1)
 @click.option(
     "--no-report", is_flag=True, help="Be a foreign client: send kvtide nodes no line about each request."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+@options.as_json()
 def command(
     trace: Path,
     target: str,
     speed: float | None,
-    block_bytes: str,
+    block_bytes: str | None,
     limit: int | None,
     connections: int,
     seed: int,
@@ -76,18 +81,20 @@ def command(
 
     if speed is not None and not 0 < speed < float("inf"):
         raise UserError(f"--speed {speed:g} is no pace; give a number above 0, such as 1 or 100")
-    options = ReplayOptions(
-        block_bytes=_block_bytes(block_bytes),
-        speed=speed,
-        connections=connections,
-        report_requests=not no_report,
-        seed=seed,
-    )
+    given_bytes = None if block_bytes is None else _block_bytes(block_bytes)
     try:
         targets = parse_targets(target)
         requests = read_trace(trace)
     except (TraceError, ValueError) as error:
         raise UserError(str(error)) from None
+    options = ReplayOptions(
+        block_bytes=given_bytes
+        or min(max(TOKEN_BYTES * requests.block_tokens, BLOCK_BYTES_MIN), BLOCK_BYTES_MAX),
+        speed=speed,
+        connections=connections,
+        report_requests=not no_report,
+        seed=seed,
+    )
     for note in requests.notes:
         click.echo(note, err=True)
     if limit is not None:

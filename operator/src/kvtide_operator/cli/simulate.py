@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvtide_operator.cli import options
 from kvtide_operator.cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,15 +18,13 @@ GIB = 1 << 30
 
 @click.command(context_settings={"show_default": True})
 @click.argument("trace", type=click.Path(path_type=Path))
-@click.option(
-    "-f", "--file", "manifest_file", required=True, type=click.Path(path_type=Path), help="Manifest."
-)
+@options.manifest()
 @click.option("--dram", metavar="SIZE", help="DRAM of the cache.  [default: the manifest's initial capacity]")
 @click.option("--ttl", default="0s", metavar="DURATION", help="How long the SSD keeps what nobody asks for.")
 @click.option("--class", "tier_class", metavar="NAME", help="SSD class.  [default: the tier's first]")
 @click.option("--instances", type=int, help="Engines that share the cache.  [default: the manifest's]")
-@click.option("--seed", default=0, help="Spreads arrivals that the trace gives in coarse ticks.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.seed("arrivals that the trace gives in coarse ticks")
+@options.as_json()
 def command(
     trace: Path,
     manifest_file: Path,
@@ -41,6 +40,7 @@ def command(
     from kvtide_operator.api.manifest import load_manifest
     from kvtide_operator.api.quantity import parse_duration, parse_quantity
     from kvtide_operator.cli.mistakes import MISTAKES
+    from kvtide_operator.cli.planning import infinite_note
     from kvtide_operator.planner.scenario import scenario_from
     from kvtide_operator.simulate.configuration import Configuration
     from kvtide_operator.simulate.evaluator import Evaluator
@@ -64,17 +64,21 @@ def command(
             instances=spec.engine.count if instances is None else instances,
         )
         evaluator = Evaluator(scenario_from(manifest, read_trace(trace), seed))
-        result = asdict(evaluator.coupled(configuration))
+        outcome = evaluator.coupled(configuration)
+        result, note = asdict(outcome), infinite_note(evaluator.scenario, [outcome])
     except MISTAKES as error:
         raise UserError(str(error)) from None
+    notes = [*evaluator.scenario.trace.notes, *filter(None, [note])]
     wall_s = time.perf_counter() - began_s
     if as_json:
         import msgspec
 
-        facts = asdict(configuration) | {"seed": seed} | result | {"wall_s": wall_s}
+        facts = asdict(configuration) | {"seed": seed} | result | {"notes": notes, "wall_s": wall_s}
         click.echo(msgspec.json.encode(facts))
     else:
         _print(configuration, result, evaluator.scenario.dram_price.currency, wall_s)
+        for sentence in notes:
+            click.echo(f"note: {sentence}")
 
 
 def _parsed(option: str, parse: Any, text: str) -> Any:

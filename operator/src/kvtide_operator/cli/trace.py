@@ -1,13 +1,13 @@
 """`kvtide trace`: generate and record traces, and look at them."""
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvtide_operator.cli.errors import UserError
+from kvtide_operator.cli import options
+from kvtide_operator.cli.errors import UserError, WorkError
 from kvtide_operator.cli.record import record
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ command.add_command(record)
 @click.option("--rate", type=float, help="Requests a second at the trough.  [default: the profile's]")
 @click.option("--block-tokens", type=int, default=512, show_default=True,
               help="Tokens in a block; the profiles are fitted at 16.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True,
-              help="Equal seeds give equal traces.")  # fmt: skip
+@options.seed("all that is random: equal seeds give equal traces", default=1)
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), default="-",
               help="The file to write.  [default: standard output]")  # fmt: skip
 def generate(
@@ -57,10 +56,13 @@ def generate(
 ) -> None:
     """Write a synthetic trace as Mooncake JSONL."""
     from kvtide_operator.api.quantity import parse_duration
+    from kvtide_operator.cli.output import check_writable
     from kvtide_operator.workload.generate import generate as generate_trace
     from kvtide_operator.workload.trace import TraceError
     from kvtide_operator.workload.writer import write_mooncake
 
+    if str(output) != "-":
+        check_writable("-o", output)
     try:
         trace = generate_trace(
             profile=profile,
@@ -74,20 +76,22 @@ def generate(
         )
     except (TraceError, ValueError) as error:
         raise UserError(str(error)) from error
-    try:
-        with output.open("wb") if str(output) != "-" else nullcontext(sys.stdout.buffer) as file:
-            write_mooncake(trace, file)
-    except BrokenPipeError:
-        raise  # click ends quietly when the reader of standard output has gone
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror}") from error
+    if str(output) == "-":
+        write_mooncake(trace, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    else:
+        try:
+            with output.open("wb") as file:
+                write_mooncake(trace, file)
+        except OSError as error:
+            raise WorkError(f"-o {output}: {error.strerror or error}; it is not complete") from None
     click.echo(f"{trace.requests:,} requests in {trace.span_s:,.0f} s", err=True)
 
 
 @command.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--block-tokens", type=int, help="Tokens in a block.  [default: derived from the rows]")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@options.as_json()
 def info(file: Path, block_tokens: int | None, as_json: bool) -> None:
     """Show what a trace is like: lengths, blocks, how much of it is asked for again and how soon."""
     import msgspec
@@ -96,7 +100,7 @@ def info(file: Path, block_tokens: int | None, as_json: bool) -> None:
     from kvtide_operator.workload.trace import TraceError
 
     try:
-        trace = read_trace(file, block_tokens=block_tokens)
+        trace = read_trace(file, block_tokens=block_tokens, require_blocks=False)
     except TraceError as error:
         raise UserError(str(error)) from error
     facts = _facts(trace)
@@ -105,6 +109,7 @@ def info(file: Path, block_tokens: int | None, as_json: bool) -> None:
 
 def _facts(trace: "Trace") -> dict[str, Any]:
     """What there is to know, by the names of the JSON."""
+    from kvtide_operator.workload.readers import NO_BLOCKS
     from kvtide_operator.workload.reuse import measure_reuse
 
     reused = measure_reuse(trace)
@@ -121,7 +126,7 @@ def _facts(trace: "Trace") -> dict[str, Any]:
         **_hit_ratios(trace),
         "reuse_gap_s": _spread_of(reused.gap_s),
         "blocks_giving_90_percent_of_reuse": round(reused.top_share(0.9), 4),
-        "notes": trace.notes,
+        "notes": trace.notes if len(trace.blocks) else (*trace.notes, NO_BLOCKS),
     }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kvtide_operator.cli import options
 from kvtide_operator.cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("up")
-@click.option(
-    "-f", "--file", "manifest_file", required=True, type=click.Path(path_type=Path), help="Manifest."
-)
+@options.manifest()
 @click.option(
     "--trace",
     "trace_file",
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     help="Workload to plan for until the nodes have seen one window of their own.",
 )
 @click.option("--once", is_flag=True, help="Run one round, then stop the nodes.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a round on standard output.")
+@options.as_json("Print one JSON object a round.")
 def command(manifest_file: Path, trace_file: Path | None, once: bool, as_json: bool) -> None:
     """Start the nodes a TieredCache declares on this machine and keep them at the right size.
 

@@ -22,6 +22,7 @@ from kvtide_operator.decide.situation import (
     Situation,
     dials_toward,
     groups_of,
+    least_of,
     recommendation_of,
 )
 from kvtide_operator.decide.steps import GroupTtls, Target
@@ -41,6 +42,10 @@ RULES: Final[Sequence[Rule]] = (
 )
 """In the order in which they speak. Whether a move is worth it is asked of the whole of it, how far it goes
 now only of what is left; guards come before the limits that they may be exempt from."""
+
+
+IDLE_RULES: Final[Sequence[Rule]] = (stabilised, bounded, first_window, cooled_down, step_limited)
+"""Of an idle cache: there is no plan whose gain could be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,8 @@ def judge(situation: Situation) -> Verdict:
     if undone is not None:
         return undone
     plan = situation.plan
-    assert plan is not None, "an obstacle otherwise"
+    if plan is None:
+        return _idle(situation)
     chosen = recommendation_of(plan.chosen, situation.now_s)
     dials = dials_toward(chosen.target, situation)
     for rule in RULES:
@@ -98,6 +104,26 @@ def judge(situation: Situation) -> Verdict:
     target = replace(target, groups=_groups(target, situation))
     ssd_class = class_to(chosen, target, situation)
     return _advised(situation, dials, target, ssd_class, plan.why)
+
+
+def _idle(situation: Situation) -> Verdict:
+    """Without requests nothing is worth more than the least that was declared. No plan says so to approve."""
+    least = least_of(situation.spec, situation.here, situation.now_s)
+    dials = dials_toward(least.target, situation)
+    for rule in IDLE_RULES:
+        dials = rule(dials, situation)
+    target = target_of(dials, situation.here)
+    target = replace(target, groups=situation.here.groups if target.ssd_bytes else None)
+    why = f"idle: no requests within {format_duration(situation.spec.scaling.window)}"
+    ssd_class = situation.ssd_class if target.ssd_bytes else None
+    return _advised(
+        replace(situation, approved=False),
+        dials,
+        target,
+        ssd_class,
+        why,
+        settled=f"{why}, and {_text(situation.here)} is the least that is declared",
+    )
 
 
 def _groups(target: Target, situation: Situation) -> GroupTtls | None:
@@ -137,14 +163,15 @@ def _advised(
     ssd_class: str | None,
     why: str,
     action: Action | None = None,
+    settled: str = "",
 ) -> Verdict:
-    """The verdict, or in mode Advise what it would be."""
+    """The verdict, or in mode Advise what it would be; ``settled`` says why nothing moves or waits."""
     if action is None:
         action = _action(situation, dials, target, ssd_class)
     tiers = tuple(_decision(dial, why) for dial in dials)
     if action == "Hold":
         waits = "; ".join(dict.fromkeys(dial.reason for dial in dials if dial.reason))
-        why = waits or f"{_text(situation.here)} is the chosen size"
+        why = waits or settled or f"{_text(situation.here)} is the chosen size"
     else:
         why = next((dial.guard for dial in dials if dial.guard and dial.to != dial.here), why)
     if action == "Hold" or (situation.spec.scaling.mode == "Advise" and not situation.approved):

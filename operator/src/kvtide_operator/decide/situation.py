@@ -70,6 +70,12 @@ def recommendation_of(chosen: Candidate, at_s: float) -> Recommendation:
     )
 
 
+def least_of(spec: TieredCacheSpec, here: Target, at_s: float) -> Recommendation:
+    """What an idle cache asks of each tier: the least that was declared."""
+    ssd_bytes = min(spec.ssd.capacity.min, here.ssd_bytes) if spec.ssd else 0
+    return Recommendation(at_s, spec.dram.capacity.min, ssd_bytes, (here.ttl_s or 0.0) if ssd_bytes else 0.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
     """Everything that the policy knows.
@@ -80,6 +86,7 @@ class Situation:
         here: what was decided last, from the status; before the first decision `initial_target`.
         ssd_class: the class of the SSD that is there, None without one.
         plan: None where there was nothing to plan for.
+        idle: every node answered, and no request came within a whole window.
         inferred: the trace behind the plan is of the inferred grade.
         recommended: of earlier plans, oldest first; this plan's need not be among them.
         observing_since_s: since when the loop sees this cache.
@@ -98,6 +105,7 @@ class Situation:
     here: Target
     ssd_class: str | None = None
     plan: Plan | None = None
+    idle: bool = False
     inferred: bool = False
     recommended: Sequence[Recommendation] = ()
     observing_since_s: float = 0.0

@@ -18,6 +18,9 @@ fitted on the first half of the Mooncake conversation trace and tested on the se
 KNOTS = 64
 """Quantiles between which H_g and C_g are interpolated for the solver: their steps have no gradient."""
 
+APART = 1e-9
+"""The least distance of two of them, as a share of T_max: closer ones would coincide in `_Smoothed`."""
+
 PERTURBATION = 0.5
 """Spread of the random starts: the log of each start's factor on a TTL is normal with this deviation."""
 
@@ -119,7 +122,7 @@ class _Problem:
         """``ttl`` scaled to the budget, then each TTL lowered to where its last hit is: that costs no hit."""
         ttl = np.clip(ttl, 0.0, self.ttl_max_s)
         least = ttl[ttl > 0].min(initial=self.ttl_max_s)
-        most = self.ttl_max_s / least if least > 0 else 1.0
+        most = self.ttl_max_s / max(least, APART * self.ttl_max_s)
         scaled = np.minimum(self._largest_factor(ttl, most) * ttl, self.ttl_max_s)
         return np.array(
             [
@@ -255,6 +258,9 @@ class _Smoothed:
 
 
 def _knots(curve: RetentionCurve, ttl_max_s: float) -> NDArray[np.float64]:
+    """From 0 to ``ttl_max_s``, ascending, no two of them closer than `APART`."""
     ttl = curve.breakpoints(ttl_max_s)
     picked = ttl[np.unique(np.linspace(0, len(ttl) - 1, min(len(ttl), KNOTS)).astype(np.int64))]
-    return picked if picked[-1] == ttl_max_s else np.append(picked, ttl_max_s)
+    apart_s = APART * ttl_max_s
+    inner = picked[(picked > apart_s) & (np.append(np.diff(picked), np.inf) > apart_s)]
+    return np.concatenate([[0.0], inner[inner < ttl_max_s - apart_s], [ttl_max_s]])

@@ -7,7 +7,7 @@ from kvtide_operator.plan.kareto import Kareto
 from kvtide_operator.plan.live_groups import grouped_run, with_groups
 from kvtide_operator.plan.outcome import Candidate
 from kvtide_operator.plan.proposal import Goal, Plan
-from kvtide_operator.plan.selector import Prefer, select
+from kvtide_operator.plan.selector import Prefer, equally_near, select
 from kvtide_operator.plan.trace_plan import PlanOptions, plan_trace
 from kvtide_operator.plan.workers import inline
 from kvtide_operator.simulate.configuration import Configuration
@@ -38,7 +38,7 @@ def plan_window(scenario: Scenario, goal: Goal, current: Configuration, roots: t
     kept = select((here,), goal.constraints, goal.prefer).feasible
     # Out of reach of the constraints, what counts is how near to them one comes.
     prefer = goal.prefer
-    if not found.selection.feasible:
+    if not found.selection.feasible and not equally_near(here.outcome, chosen.outcome, goal.constraints):
         prefer = "Latency" if chosen.outcome.stable else "Throughput"
     return Plan(
         frontier=found.frontier,

@@ -30,6 +30,21 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """What nodes told of a window.
+
+    Attributes:
+        demand: None where nothing was asked, or nothing is known.
+        complete: all that the nodes told was understood, so that no demand is none and not an unknown one.
+        notes: sentences on what could not be read or kept.
+    """
+
+    demand: Demand | None
+    complete: bool = True
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Where a cache could be, where it should be, and where it is, all on the same window.
 

@@ -34,7 +34,8 @@ class Selection:
     """The chosen point and why.
 
     Attributes:
-        chosen: the feasible point that fits the objective; the nearest one where none is feasible.
+        chosen: the feasible point that fits the objective; where none is feasible, of those that come nearest
+            to the constraints (within `FLAT`) the one that does.
         feasible: whether the chosen point keeps all constraints.
         excluded: how many points each constraint rules out, by its name; a point may break several.
         why: one sentence.
@@ -57,14 +58,15 @@ def select(candidates: Sequence[Candidate], constraints: Constraints, prefer: Pr
     excluded = {name: sum(excess(c.outcome) > 0 for c in candidates) for name, excess in rules.items()}
     feasible = [c for c in candidates if all(excess(c.outcome) <= 0 for excess in rules.values())]
     if not feasible:
-        nearest = min(candidates, key=lambda c: _distance(c, rules))
-        broken = [name for name, excess in rules.items() if excess(nearest.outcome) > 0]
+        chosen = _preferred(frontier(_nearest(candidates, rules)), prefer)
+        broken = [name for name, excess in rules.items() if excess(chosen.outcome) > 0]
+        stable = [c.outcome for c in candidates if c.outcome.stable]
+        reach = "; ".join(_best(name, stable, constraints) for name in broken if stable or name == "stable")
         return Selection(
-            nearest,
+            chosen,
             False,
             excluded,
-            f"infeasible: no point of {len(candidates)} keeps all constraints; the nearest breaks "
-            f"{', '.join(broken)}",
+            f"infeasible: {reach}; chosen is {_REASONS[prefer]} of the sizes that come nearest",
         )
     front = frontier(feasible)
     chosen = _preferred(front, prefer)
@@ -114,15 +116,56 @@ def _rules(constraints: Constraints, *, wears: bool) -> dict[str, Callable[[Outc
     return rules
 
 
-def _distance(candidate: Candidate, rules: dict[str, Callable[[Outcome], float]]) -> tuple[float, float]:
-    """Of stable points the sum of the relative excesses; any of them is nearer than the unstable ones.
+def _nearest(
+    candidates: Sequence[Candidate], rules: dict[str, Callable[[Outcome], float]]
+) -> Sequence[Candidate]:
+    """The points whose sum of relative excesses is the least, or differs from it by no more than `FLAT`.
 
-    Latencies mean nothing there: the nearest of those is the one that serves most.
+    Any stable point is nearer than the unstable ones. Latencies mean nothing there: the nearest of those are
+    the ones that serve most.
     """
-    outcome = candidate.outcome
-    if not outcome.stable:
-        return 1.0, -outcome.throughput_tok_s
-    return 0.0, sum(max(rule(outcome), 0.0) for rule in rules.values())
+    stable = [c for c in candidates if c.outcome.stable]
+    if not stable:
+        most = max(c.outcome.throughput_tok_s for c in candidates)
+        return [c for c in candidates if c.outcome.throughput_tok_s >= most * (1 - FLAT)]
+    far = [_miss(c.outcome, rules) for c in stable]
+    return [c for c, miss in zip(stable, far, strict=True) if miss <= min(far) * (1 + FLAT)]
+
+
+def _miss(outcome: Outcome, rules: dict[str, Callable[[Outcome], float]]) -> float:
+    """One and the sum of the relative excesses: what is off by as much as the limit itself has 2."""
+    return 1.0 + sum(max(rule(outcome), 0.0) for rule in rules.values())
+
+
+def equally_near(one: Outcome, other: Outcome, constraints: Constraints) -> bool:
+    """Whether two outcomes that break constraints come as near to them, within `FLAT`."""
+    rules = _rules(constraints, wears=True)
+    near, far = sorted((_miss(one, rules), _miss(other, rules)))
+    return one.stable == other.stable and far <= near * (1 + FLAT)
+
+
+def _best(name: str, stable: Sequence[Outcome], constraints: Constraints) -> str:
+    """How near any size comes to a limit that is not kept."""
+    if name == "stable":
+        return "the queue grows at every size"
+    if name == "endurance":
+        least = min(o.endurance_used or 0.0 for o in stable)
+        return f"the least any size writes is {least:.0%} of the endurance"
+    label, unit = _LIMITS[name]
+    limit = getattr(constraints, name)
+    best = (max if name == "throughput_tok_s" else min)(getattr(o, name) for o in stable)
+    reached = best >= limit if name == "throughput_tok_s" else best <= limit
+    who = "no size that keeps the others" if reached else "no size"
+    return f"{who} reaches {label} of {limit:.4g}{unit}, best {best:.4g}{unit}"
+
+
+_LIMITS = {
+    "ttft_mean_s": ("a mean TTFT", " s"),
+    "ttft_p50_s": ("a TTFT p50", " s"),
+    "ttft_p99_s": ("a TTFT p99", " s"),
+    "throughput_tok_s": ("a throughput", " tokens/s"),
+    "storage_cost_per_hour": ("a storage cost", " an hour"),
+}
 
 
 def _preferred(front: Sequence[Candidate], prefer: Prefer) -> Candidate:

@@ -7,6 +7,7 @@ from typing import Protocol
 from kvtide_operator.plan.explorer import Progress, no_progress
 from kvtide_operator.plan.hypervolume import Bounds, Hypervolume
 from kvtide_operator.plan.outcome import Candidate, Outcome
+from kvtide_operator.plan.pareto import frontier
 from kvtide_operator.plan.search import Search, run_search
 from kvtide_operator.plan.selector import Constraints, Prefer, Selection, select
 from kvtide_operator.plan.space import SearchSpace
@@ -50,7 +51,9 @@ class TracePlan:
     """A plan for a trace.
 
     Attributes:
-        frontier: non-dominated points, cheapest first.
+        frontier: non-dominated points, cheapest first; a point that was re-run is as the coupled simulator
+            sees it, so that a configuration never has two sets of figures.
+        coupled: the configurations that were re-run.
         selection: the chosen point, as the coupled simulator sees it, and why.
         baseline: the point compared with, coupled as well.
         evaluations: configurations the search evaluated.
@@ -59,6 +62,7 @@ class TracePlan:
     """
 
     frontier: tuple[Candidate, ...]
+    coupled: frozenset[Configuration]
     selection: Selection
     baseline: Candidate
     evaluations: int
@@ -85,24 +89,33 @@ def plan_trace(
         on_progress: told of every finished batch.
     """
     found = run_search(options.search, space, bounds, workers, on_progress)
+    baseline = Candidate(options.baseline, simulator.coupled(options.baseline))
+    selection, coupled = _confirmed(found.candidates, simulator, options)
+    coupled[baseline.configuration] = baseline
+    searched = {candidate.configuration: candidate for candidate in found.candidates}
     return TracePlan(
-        frontier=found.frontier,
-        selection=_confirmed(found.candidates, simulator, options),
-        baseline=Candidate(options.baseline, simulator.coupled(options.baseline)),
+        frontier=frontier(
+            [coupled.get(configuration, candidate) for configuration, candidate in searched.items()]
+        ),
+        coupled=frozenset(coupled),
+        selection=selection,
+        baseline=baseline,
         evaluations=len(found.candidates),
         hypervolume=found.hypervolume,
         complete=found.complete,
     )
 
 
-def _confirmed(candidates: Sequence[Candidate], simulator: Simulator, options: PlanOptions) -> Selection:
-    """The selection once its point is known from a coupled run."""
+def _confirmed(
+    candidates: Sequence[Candidate], simulator: Simulator, options: PlanOptions
+) -> tuple[Selection, dict[Configuration, Candidate]]:
+    """The selection once its point is known from a coupled run, and all that were re-run."""
     pool = {candidate.configuration: candidate for candidate in candidates}
     coupled: dict[Configuration, Candidate] = {}
     while len(coupled) < MAX_COUPLED_RUNS:
         selection = select(tuple(pool.values()), options.constraints, options.prefer)
         chosen = selection.chosen.configuration
         if chosen in coupled:
-            return selection
+            return selection, coupled
         pool[chosen] = coupled[chosen] = Candidate(chosen, simulator.coupled(chosen))
-    return select(tuple(coupled.values()), options.constraints, options.prefer)
+    return select(tuple(coupled.values()), options.constraints, options.prefer), coupled

@@ -13,7 +13,7 @@ from kvtide_operator.observe.season import Season
 from kvtide_operator.plan.kareto import Kareto
 from kvtide_operator.plan.live import plan_window
 from kvtide_operator.plan.modelled_speeds import speeds_of
-from kvtide_operator.plan.proposal import Demand, Goal, Plan
+from kvtide_operator.plan.proposal import Demand, Goal, Heard, Plan
 from kvtide_operator.plan.speeds import Speeds
 from kvtide_operator.planner.goal import options_of, space_of
 from kvtide_operator.planner.scenario import scenario_from
@@ -36,6 +36,7 @@ CURVE_BREAKPOINTS = 1024
 class _Bench:
     history: TraceHistory
     season: Season | None
+    first_told_s: float | None = None
     window: tuple[Trace, int] | None = None
 
 
@@ -59,7 +60,7 @@ _benches = _Benches()
 
 def take_in(
     key: str, manifest: Manifest, pages: tuple[Page, ...], now_s: float, before: Trace | None
-) -> tuple[Demand | None, tuple[str, ...]]:
+) -> Heard:
     """Add what nodes told, and say what was asked of the cache within the window.
 
     Args:
@@ -68,15 +69,13 @@ def take_in(
         pages: new trace lines.
         now_s: seconds since the epoch on the loop's clock.
         before: the workload to plan for until the nodes have seen one window of their own.
-
-    Returns:
-        The demand, None where nothing was asked; and sentences on what could not be read or kept.
     """
     bench = _benches.bench(key, manifest)
     for page in pages:
         bench.history.add(page.lines, now_s, page.gap_lines)
     _benches.make_room()
     spec, notes = manifest.cache.spec, []
+    complete = not any(page.gap_lines for page in pages)
     if bench.history.gap_lines:
         notes.append(
             f"{bench.history.gap_lines:,} trace lines were gone from the nodes before they were read"
@@ -89,16 +88,20 @@ def take_in(
             slot = bench.season.slot(now_s)
     except TraceError as error:
         notes.append(str(error))
+        complete = False
     window_s = spec.scaling.window
-    watched_s = now_s - seen.started_at_s if seen is not None else 0.0
+    told_s = now_s - seen.started_at_s if seen is not None else 0.0
+    if seen is not None and bench.first_told_s is None:
+        bench.first_told_s = seen.started_at_s
+    watched_s = 0.0 if bench.first_told_s is None else now_s - bench.first_told_s
     past = slot if slot is not None else before if watched_s < window_s else None
-    live = _within(seen, watched_s, window_s)
+    live = _within(seen, told_s, window_s)
     bench.window = _within(past, past.span_s, window_s) if past is not None else live
     span_s = window_s if past is not None else min(watched_s, window_s)
     demand = _demand(*bench.window, span_s) if bench.window else None
     if demand is not None and past is not None:
         demand = replace(demand, seen_prefix_hit_ratio=_seen_hit_ratio(*live) if live else None)
-    return demand, tuple(notes)
+    return Heard(demand, complete, tuple(notes))
 
 
 def search(

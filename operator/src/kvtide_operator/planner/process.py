@@ -12,7 +12,7 @@ from kvtide_operator.observe.history import Page
 
 if TYPE_CHECKING:
     from kvtide_operator.api.manifest import Manifest
-    from kvtide_operator.plan.proposal import Demand, Plan
+    from kvtide_operator.plan.proposal import Heard, Plan
     from kvtide_operator.plan.speeds import Speeds
     from kvtide_operator.simulate.configuration import Configuration
     from kvtide_operator.simulate.pace import Pace
@@ -58,16 +58,14 @@ class Planner:
         pages: tuple[Page, ...],
         now_s: float,
         before: "Trace | None" = None,
-    ) -> "tuple[Demand | None, tuple[str, ...]]":
+    ) -> "Heard":
         """`bench.take_in`: new trace lines to what was asked of the cache.
 
         Raises:
             PlannerLostError: tell everything again.
         """
-        answer: tuple[Demand | None, tuple[str, ...]] = await self._ask(
-            "take_in", key, manifest, pages, now_s, before
-        )
-        return answer
+        heard: Heard = await self._ask("take_in", key, manifest, pages, now_s, before)
+        return heard
 
     async def search(
         self,

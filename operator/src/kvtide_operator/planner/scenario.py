@@ -53,18 +53,10 @@ def declared(manifest: Manifest, pace: Pace | None = None) -> dict[str, Any]:
         GeometryError, ProfileError, PriceError, MediumError: as `scenario_from`.
     """
     spec = manifest.cache.spec
-    model = geometry(
-        spec.model.name,
-        spec.model.dtype,
-        layers=spec.model.layers,
-        kv_heads=spec.model.kv_heads,
-        head_dim=spec.model.head_dim,
-        kv_bytes_per_token=spec.model.kv_bytes_per_token,
-    )
     vllm = spec.engine.kind == "VLLM"
     return {
         "profile": engine_profile(manifest, pace),
-        "kv_bytes_per_token": model.kv_bytes_per_token,
+        "kv_bytes_per_token": kv_bytes_per_token(manifest),
         "dram_price": price_of(manifest.classes[spec.dram.classes[0]]),
         "gpu_hour": float(spec.engine.gpu_hour),
         "ssd_classes": {
@@ -80,6 +72,23 @@ def declared(manifest: Manifest, pace: Pace | None = None) -> dict[str, Any]:
         "ssd_max_bytes": spec.ssd.capacity.max if spec.ssd else None,
         "ssd_index_bytes": SSD_ENTRY_BYTES,
     }
+
+
+def kv_bytes_per_token(manifest: Manifest) -> int:
+    """What a token's KV takes in the model that a manifest names.
+
+    Raises:
+        GeometryError: the model is not known, and its geometry not given.
+    """
+    model = manifest.cache.spec.model
+    return geometry(
+        model.name,
+        model.dtype,
+        layers=model.layers,
+        kv_heads=model.kv_heads,
+        head_dim=model.head_dim,
+        kv_bytes_per_token=model.kv_bytes_per_token,
+    ).kv_bytes_per_token
 
 
 def engine_profile(manifest: Manifest, pace: Pace | None = None) -> EngineProfile:

@@ -7,10 +7,10 @@ applied earlier (``metadata.managedFields``) is not in the manifest any more.
 
 import json
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from typing import Any, Final
 
-from kvtide_operator.api.quantity import parse_quantity
+from kvtide_cachenode.quantity import parse_amount
 from kvtide_operator.world.kinds import Raw
 
 # Lists whose items server-side apply merges by these fields (``x-kubernetes-list-map-keys`` of the built-in
@@ -87,14 +87,12 @@ def _same_quantity(wanted: Any, live: Any, path: tuple[str, ...]) -> bool:
     return _amount(wanted) == _amount(live)
 
 
-def _amount(quantity: Any) -> Decimal | str:
-    """In thousandths, so that ``0.5`` and ``500m`` of a CPU are the same."""
+def _amount(quantity: Any) -> Fraction | str:
+    """As a number, so that ``0.5`` and ``500m`` of a CPU are the same."""
     text = str(quantity)
     try:
-        if text.endswith("m"):
-            return Decimal(text[:-1])
-        return Decimal(parse_quantity(text) if text[-1:].isalpha() else text) * 1000
-    except (ValueError, InvalidOperation):
+        return parse_amount(text)
+    except ValueError:
         return text
 
 

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvtide_operator.cli import options
 from kvtide_operator.cli.errors import UserError
+from kvtide_operator.cli.output import check_writable, write_file
 
 if TYPE_CHECKING:
     from kvtide_operator.probe.calibration import Calibration
@@ -19,17 +21,15 @@ LEAST_S, MOST_S = 5.0, 3600.0
 @click.command("calibrate", context_settings={"show_default": True})
 @click.argument("url")
 @click.option("--model", metavar="NAME", help="As the engine calls it.  [default: the only one it serves]")
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the profile."
-)
+@options.output("Where to write the profile.")
 @click.option("--seconds", default=120.0, type=click.FloatRange(LEAST_S, MOST_S), help="How long to measure.")
 @click.option(
     "--chunk-tokens", default=2048, type=click.IntRange(1), help="The engine's --max-num-batched-tokens."
 )
 @click.option("--system", default="measured", help="What the profile calls the hardware.")
 @click.option("--gpus", default=1, type=click.IntRange(1), help="GPUs of the engine.")
-@click.option("--seed", default=0, help="Of the prompts.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.seed("the prompts")
+@options.as_json()
 def calibrate(
     url: str,
     model: str | None,
@@ -54,21 +54,20 @@ def calibrate(
     from kvtide_operator.simulate.step_fit import FitError
     from kvtide_operator.simulate.tabulate import to_json
 
-    if output is not None and not output.parent.is_dir():
-        raise UserError(f"{output.parent} is not a folder; make it first or write elsewhere")
+    check_writable("-o", output)
     try:
         found, fit, file = run(_calibrate(url, model, seconds, chunk_tokens, seed, system, gpus))
     except (EngineError, FitError) as error:
         raise UserError(str(error)) from None
-    except KeyboardInterrupt:
-        raise UserError("stopped; nothing was written") from None
-    if output is not None:
-        output.write_bytes(to_json(file))
     facts = facts_of(found, fit)
     if as_json:
         click.echo(msgspec.json.encode(facts | {"profile": msgspec.to_builtins(file)}))
+    else:
+        click.echo(text_of(facts))
+    if output is not None:
+        write_file("-o", output, to_json(file))
+    if as_json:
         return
-    click.echo(text_of(facts))
     click.echo(
         f"profile      {output}: use it with profile: {{source: Table, file: {output.name}}}"
         if output

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvtide_operator.cli import options
 from kvtide_operator.cli.errors import UserError
+from kvtide_operator.cli.output import check_writable, write_file
 
 if TYPE_CHECKING:
     from kvtide_operator.simulate.tabulate import Identity
@@ -50,22 +52,21 @@ def profiles() -> None:
 @click.option("--tp", default=1, type=click.IntRange(1, 64), help="Tensor-parallel GPUs.  [default: 1]")
 @click.option("--moe-tp", type=click.IntRange(1, 64), help="Tensor-parallel GPUs of the experts.")
 @click.option("--moe-ep", type=click.IntRange(1, 64), help="Expert-parallel GPUs.")
-@click.option("-o", "output", required=True, type=click.Path(dir_okay=False, path_type=Path))
+@options.output("The profile to write.", required=True)
 def profile(
     model: str, system: str, engine: str, tp: int, moe_tp: int | None, moe_ep: int | None, output: Path
 ) -> None:
     """Tabulate measured kernel times into a profile (needs aiconfigurator-core; no GPU)."""
     from kvtide_operator.simulate.tabulate import tabulate, to_json
 
-    if not output.parent.is_dir():
-        raise UserError(f"{output.parent} is not a folder; make it first or write elsewhere")
+    check_writable("-o", output)
     steps, identity = _measured(model, system, engine.lower(), tp, moe_tp, moe_ep)
     file = tabulate(steps, identity)
     if file.kv_capacity_tokens <= 0:
         raise UserError(
             f"{model} leaves no room for KV on {identity.gpus} x {system}; use more GPUs with --tp"
         )
-    output.write_bytes(to_json(file))
+    write_file("-o", output, to_json(file))
     click.echo(
         f"{output}: {file.kv_capacity_tokens:,} KV tokens on {file.gpus} x {system};"
         f" smoothing changed no step by more than {file.largest_correction:.1%}"

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvtide_operator.cli.errors import UserError
+from kvtide_operator.cli import options
+from kvtide_operator.cli.errors import UserError, WorkError
+from kvtide_operator.cli.output import check_writable, write_file
 
 if TYPE_CHECKING:
     from kvtide_operator.probe.plan import Plan
@@ -50,9 +52,9 @@ HEADER = (
     "--calibration", "calibration_s", default=120.0, type=click.FloatRange(5.0), help="Seconds of it."
 )
 @click.option("--minutes", default=40.0, type=click.FloatRange(1.0), help="Most minutes of playing requests.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Rows, as JSON lines.")
-@click.option("--seed", default=0, help="Of conversations and arrivals.")
-@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON lines.")
+@options.output("The file for the rows, as JSON lines.")
+@options.seed("conversations and arrivals")
+@options.as_json("Print one JSON object a row.")
 def validate(
     url: str,
     node: str,
@@ -78,8 +80,7 @@ def validate(
     from kvtide_operator.probe.plan import MISTAKES, Plan
     from kvtide_operator.probe.validation import within
 
-    if output is not None and not output.parent.is_dir():
-        raise UserError(f"{output.parent} is not a folder; make it first or write elsewhere")
+    check_writable("-o", output)
     try:
         plan = Plan(
             texts=texts,
@@ -90,8 +91,6 @@ def validate(
         rows = run(_validate(url, model, node, plan, output, as_json=as_json))
     except (*MISTAKES, ValueError) as error:
         raise UserError(str(error)) from None
-    except KeyboardInterrupt:
-        raise UserError("stopped; rows that were finished stand above") from None
     agrees = within(rows)
     if not as_json:
         click.echo(_summary(rows, agrees))
@@ -133,13 +132,18 @@ async def _validate(
         click.echo(trial.text, err=True)
         if not as_json:
             click.echo(HEADER)
-        with (output or Path("/dev/null")).open("wb") as lines:
-            async for row in trial.rows():
-                rows.append(row)
-                line = msgspec.json.encode(asdict(row))
-                lines.write(line + b"\n")
-                lines.flush()
-                click.echo(line if as_json else _line(row))
+        lines = b""
+        async for row in trial.rows():
+            rows.append(row)
+            line = msgspec.json.encode(asdict(row))
+            click.echo(line if as_json else _line(row))
+            lines += line + b"\n"
+            try:
+                if output is not None:
+                    write_file("-o", output, lines)
+            except WorkError as error:
+                click.echo(f"{error}; the rows stand here", err=True)
+                output = None
     return rows
 
 

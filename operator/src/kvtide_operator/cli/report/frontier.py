@@ -7,6 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from kvtide_operator.cli.report.frontier_rows import rows_of
+
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>$title</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -39,24 +41,21 @@ _COLUMNS = {
 
 def render(document: dict[str, Any], title: str) -> str:
     """The page of a plan, from its JSON document."""
-    chosen, baseline = document["chosen"], document["baseline"]
-    points = [*document["frontier"], {**chosen, "row": "chosen"}, {**baseline, "row": "baseline"}]
-    points.sort(key=lambda point: point["cost_per_hour"])
     return _PAGE.substitute(
         title=escape(title),
         why=escape(document["why"]),
         notes="".join(f"<p>{escape(note)}</p>" for note in document["notes"]),
         plot=_plot(document),
         header="".join(f"<th>{name}</th>" for name in _COLUMNS.values()),
-        rows="".join(_row(point) for point in points),
+        rows="".join(_row(labels, point) for labels, point in rows_of(document)),
     )
 
 
-def _row(point: dict[str, Any]) -> str:
+def _row(labels: list[str], point: dict[str, Any]) -> str:
     ttl = point["ttl_s"] if "ttl_s" in point else ", ".join(f"{t:.0f}" for t in point["ttl_groups"])
     cells = [{**point, "ttl": ttl}[key] for key in _COLUMNS]
     shown = [f"{cell:.4g}" if isinstance(cell, float) else escape(str(cell or "none")) for cell in cells]
-    return f'<tr class="{point.get("row", "")}">' + "".join(f"<td>{cell}</td>" for cell in shown) + "</tr>"
+    return f'<tr class="{" ".join(labels)}">' + "".join(f"<td>{cell}</td>" for cell in shown) + "</tr>"
 
 
 def _plot(document: dict[str, Any]) -> str:

@@ -6,16 +6,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from kvtide_operator.cli.report.frontier_rows import rows_of
+
 COLUMNS = ("", "DRAM GiB", "TTL s", "class", "storage", "total/h", "tok/s", "mean s", "P99 s", "hits")
 
 
 def show(document: dict[str, Any]) -> None:
     """Print the document of `cli.planning.planned` for people."""
     table = Table(*COLUMNS, box=None, padding=(0, 1, 0, 0))
-    labelled = [("", point) for point in document["frontier"]]
-    labelled += [("chosen", document["chosen"]), ("baseline", document["baseline"])]
-    for label, point in sorted(labelled, key=lambda entry: float(entry[1]["cost_per_hour"])):
-        table.add_row(*_cells(label, point), style="bold" if label == "chosen" else None)
+    for labels, point in rows_of(document):
+        table.add_row(*_cells(", ".join(labels), point), style="bold" if "chosen" in labels else None)
     Console().print(table)
     click.echo(f"chosen: {document['why']}")
     for note in document["notes"]:
@@ -34,7 +34,7 @@ def show(document: dict[str, Any]) -> None:
 def _cells(label: str, point: dict[str, Any]) -> tuple[str, ...]:
     return (
         label,
-        f"{point['dram_gib']:.4g}",
+        f"{point['dram_gib']:.6g}",
         f"{point['ttl_s']:.0f}" if "ttl_s" in point else f"{len(point['ttl_groups'])} groups",
         point["tier_class"] or "none",
         f"{point['storage_cost_per_hour']:.2f}",

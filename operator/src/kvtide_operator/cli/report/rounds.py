@@ -81,9 +81,15 @@ def round_as_text(done: Round) -> str:
     world, decision = done.world, done.decision
     seen = done.demand.seen_prefix_hit_ratio if done.demand else None
     hit = f", hit ratio {seen:.1%}" if seen is not None else ""
+    nodes, of_all, for_all = f"{len(world.nodes)} nodes", "", ""
+    if world.silent:
+        silent = ", ".join(node.name for node in world.silent)
+        nodes = f"{len(world.nodes)} of {len(world.nodes) + len(world.silent)} nodes"
+        of_all, for_all = f" (nothing is known of {silent})", " for all of them"
+    used = f"{world.used_bytes / (1 << 20):,.0f}Mi used{hit}"
     return (
-        f"round {done.number}: {format_quantity(world.capacity_bytes)} on {len(world.nodes)} nodes, "
-        f"{world.used_bytes / (1 << 20):,.0f}Mi used{hit}, {done.storage_cost_per_hour:.2f} an hour; "
+        f"round {done.number}: {format_quantity(world.capacity_bytes)} on {nodes}{of_all}, {used}, "
+        f"{done.storage_cost_per_hour:.2f} an hour{for_all}; "
         f"{decision.action}{_to(decision)}: {decision.reason}"
     )
 

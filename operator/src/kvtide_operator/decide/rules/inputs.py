@@ -35,12 +35,22 @@ def unknown_metrics(situation: Situation) -> str | None:
 
 def no_plan(situation: Situation) -> str | None:
     """There was nothing to plan for."""
-    if situation.plan is None:
+    if situation.plan is None and not situation.idle:
         return "has seen no requests within the window that it could plan for"
     return None
 
 
-OBSTACLES: Sequence[Obstacle] = (manual, silent_nodes, unknown_metrics, no_plan)
+def unseen_requests(situation: Situation) -> str | None:
+    """Engines that serve what no node was told of: then no requests in the trace are not none."""
+    rate = known(situation.metrics.requests_per_s) if situation.metrics else None
+    if not situation.idle or not rate:
+        return None
+    return (
+        f"keeps all sizes: the engines serve {rate:.3g} requests a second, and none reach the nodes' traces"
+    )
+
+
+OBSTACLES: Sequence[Obstacle] = (manual, silent_nodes, unknown_metrics, no_plan, unseen_requests)
 
 
 def _first_unknown(metrics: EngineMetrics, now_s: float) -> str | None:

@@ -1,5 +1,6 @@
 """A trace file's text: bounded, and able to say on which line something is wrong."""
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from kvtide_operator.workload.readers.packed import PackedError, unpacked
 from kvtide_operator.workload.trace import TraceError
 
 MAX_FILE_BYTES = 4 << 30
@@ -28,27 +30,31 @@ class TraceText:
 
     @classmethod
     def read(cls, path: Path) -> "TraceText":
-        """Read a file.
+        """Read a file, packed or not, without the mark that some editors put before UTF-8.
 
         Raises:
-            TraceError: it cannot be read, is too large or empty.
+            TraceError: it cannot be read or is too large.
         """
         try:
-            size = path.stat().st_size
-            if size > MAX_FILE_BYTES:
-                raise TraceError(f"{path}: {size:,} bytes are more than {MAX_FILE_BYTES:,}; split the trace")
-            return cls(str(path), path.read_bytes())
+            with path.open("rb") as file:
+                data = unpacked(file.read(MAX_FILE_BYTES + 1), MAX_FILE_BYTES)
         except OSError as error:
             raise TraceError(f"{path}: {error.strerror or error}") from error
+        except PackedError as error:
+            raise TraceError(f"{path}: {error}") from None
+        if len(data) > MAX_FILE_BYTES:
+            raise TraceError(f"{path}: its text is longer than {MAX_FILE_BYTES:,} bytes; split the trace")
+        return cls(str(path), data.removeprefix(BOM_UTF8))
 
     def error(self, line: int, reason: str) -> TraceError:
         """The error for a line, counted from 1."""
         return TraceError(f"{self.name}:{line}: {reason}")
 
     def first_line(self) -> bytes:
-        """The first line, stripped."""
-        end = self.data.find(b"\n")
-        return self.data[: end if end >= 0 else len(self.data)][:MAX_LINE_BYTES].strip()
+        """The first line that is not blank, stripped and cut where it is too long."""
+        begin = len(self.data) - len(self.data.lstrip())
+        end = self.data.find(b"\n", begin, begin + MAX_LINE_BYTES)
+        return self.data[begin : end if end >= 0 else begin + MAX_LINE_BYTES].strip()
 
     def line_of(self, row: int) -> int:
         """The number of the line that holds row ``row`` (from 0): blank lines hold none."""

@@ -24,6 +24,7 @@ from kvtide_operator.act.kubernetes.children.pod_files import (
     volumes,
 )
 from kvtide_operator.act.kubernetes.children.pod_hash import template_hash
+from kvtide_operator.act.node_options import ssd_options, trace_options
 from kvtide_operator.api.nodes import NodeTemplate
 from kvtide_operator.api.quantity import format_cpu, format_quantity, parse_cpu
 from kvtide_operator.api.tierclass import TierClassSpec
@@ -35,7 +36,6 @@ USER_ID: Final = 10001
 LOCAL_DISK: Final = "128Mi"
 # A log of terabytes is read at start; the admin port answers after that.
 START_LIMIT_S: Final = 600
-SSD_ADMISSION: Final = {"Always": "always", "SecondTouch": "secondTouch", "ReusedOnly": "reusedOnly"}
 
 
 def pod_template(
@@ -120,16 +120,12 @@ def _arguments(cache: TieredCache, has_ssd: bool, ssd_class: TierClassSpec | Non
         f"--admin=[$(POD_IP)]:{ADMIN_PORT}",
         f"--admin-token-file={ADMIN_MOUNT}/token",
         "--dram=auto",
-        f"--block-tokens={cache.spec.model.block_tokens}",
+        *trace_options(cache.spec),
         "--log-format=json",
     ]
     if has_ssd:
         # Not the volume itself, whose file system may keep a lost+found there.
-        arguments += ["--ssd=0", f"--ssd-path={SSD_MOUNT}/cache"]
-        if cache.spec.ssd is not None:
-            arguments.append(f"--ssd-admission={SSD_ADMISSION[cache.spec.ssd.admission]}")
-        if ssd_class is not None and ssd_class.endurance is not None:
-            arguments.append(f"--ssd-writes-per-day={ssd_class.endurance.writes_per_day}")
+        arguments += ["--ssd=0", f"--ssd-path={SSD_MOUNT}/cache", *ssd_options(cache.spec, ssd_class)]
     else:
         arguments.append(f"--state-dir={STATE_DIR}")
     security = cache.spec.security
