@@ -27,7 +27,7 @@ def test_books_balance_and_contents_stay(steps: list[tuple[bool, int]], limit_mi
     held: dict[int, tuple[int, int]] = {}
     for number, (allocates, length) in enumerate(steps):
         if allocates and arena.used_bytes + extent_bytes(length) <= limit:
-            start = arena.allocate(length, limit)
+            start = arena.allocate(length, extent_bytes(length), limit)
             assert start is not None
             view = arena.view(start, length)
             view[0] = view[length - 1] = number
@@ -47,18 +47,18 @@ def test_books_balance_and_contents_stay(steps: list[tuple[bool, int]], limit_mi
 
 def test_a_freed_extent_is_reused_warm_by_the_same_size() -> None:
     arena = Arena(32 * MI)
-    first = arena.allocate(MI, 8 * MI)
+    first = arena.allocate(MI, extent_bytes(MI), 8 * MI)
     assert first is not None
     arena.view(first, MI)[:] = b"x" * MI
     arena.free(first)
-    assert arena.allocate(MI, 8 * MI) == first
+    assert arena.allocate(MI, extent_bytes(MI), 8 * MI) == first
     assert arena.warm_bytes == 0
     assert arena.view(first, 1)[0] == ord("x")  # its page was not taken away
 
 
 def test_trim_gives_pages_back_oldest_first() -> None:
     arena, size = Arena(32 * MI), extent_bytes(MI)
-    starts = [arena.allocate(MI, 8 * size) for _ in range(8)]
+    starts = [arena.allocate(MI, size, 8 * size) for _ in range(8)]
     for start in starts:
         assert start is not None
         arena.view(start, MI)[:] = b"x" * MI
@@ -86,7 +86,7 @@ def test_mixed_sizes_for_long_never_exceed_the_limit() -> None:
         length = int(2 ** rng.uniform(12, 22))
         while arena.used_bytes + extent_bytes(length) > limit:
             arena.free(held.pop(rng.randrange(len(held))))
-        start = arena.allocate(length, limit)
+        start = arena.allocate(length, extent_bytes(length), limit)
         assert start is not None
         held.append(start)
         arena.view(start, length)[::PAGE_BYTES] = b"y" * len(range(0, length, PAGE_BYTES))
@@ -96,7 +96,7 @@ def test_mixed_sizes_for_long_never_exceed_the_limit() -> None:
 
 def test_addresses_run_out_without_an_error() -> None:
     arena = Arena(PAGE_BYTES)
-    assert arena.allocate(PAGE_BYTES * 33, PAGE_BYTES * 33) is None
+    assert arena.allocate(PAGE_BYTES * 33, PAGE_BYTES, PAGE_BYTES * 33) is None
     arena.check()
 
 

@@ -92,7 +92,7 @@ def test_the_hottest_are_the_victims_backwards(name: str, steps: list[tuple[str,
     for _, key in steps:
         (policy.touched(key) if key in held else policy.inserted(key, 10))
         held.add(key)
-    hottest = policy.hottest()
+    hottest = [key for page in policy.hottest() for key in page]
     order = []
     while (victim := policy.victim()) is not None:
         order.append(victim)

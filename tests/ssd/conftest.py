@@ -12,6 +12,12 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from kvtide_cachenode.store.ssd.files import Files
+from kvtide_cachenode.store.ssd.log import SsdLog
+
+
+def keys_of(log: SsdLog) -> list[bytes]:
+    """The keys that can be read."""
+    return [key for key in log.rows if log.contains(key)]
 
 
 class Clock:

@@ -8,6 +8,8 @@ import pytest
 from kvtide_cachenode.store.ssd.log import SsdLog
 from kvtide_cachenode.store.ssd.results import Stored
 
+from .conftest import keys_of
+
 MIB = 1 << 20
 
 
@@ -55,7 +57,7 @@ async def test_the_callers_usefulness_decides(tmp_path, clock):
         tmp_path, 32 * MIB, clock, usefulness=lambda key, _: 1.0 if int(key) % 10 == 0 else -float("inf")
     )
     await put_all(log, clock, range(1500), 100_000)
-    kept = [int(key) for key in log.all_keys()]
+    kept = [int(key) for key in keys_of(log)]
     useful = [name for name in kept if name % 10 == 0]
     assert len(useful) >= 120, "of 150 useful ones"
     await log.close()

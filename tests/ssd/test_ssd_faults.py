@@ -11,6 +11,8 @@ from kvtide_cachenode.store.ssd.limits import Limits
 from kvtide_cachenode.store.ssd.log import SsdLog
 from kvtide_cachenode.store.ssd.results import Miss, Refusal, Refused, Stored
 
+from .conftest import keys_of
+
 MIB = 1 << 20
 CAP = 6 * MIB  # a few rounds of the workload fill it, so that cleaning is in it
 
@@ -177,11 +179,11 @@ async def test_slow_disk(tmp_path, clock, target, pages, content, crashed, fault
     files.gate.set()
     await asyncio.wait(busy)
     assert await asyncio.gather(*writes) == [Refused(Refusal.SLOW)] * 2
-    assert log.all_keys() == [b"k"]
+    assert keys_of(log) == [b"k"]
     await crashed(log, tmp_path / "a", tmp_path / "b")
     await log.close()
     log = await SsdLog.open(tmp_path / "b", 64 * MIB, clock)
-    assert log.all_keys() == [b"k"]
+    assert keys_of(log) == [b"k"]
     assert await log.get_into(b"k", target) == 100_000
     assert target[:100_000] == content(b"k", 1, 100_000)
     # What comes next does not lie where a write was given up that never began, or it would be taken for dead.
@@ -189,7 +191,7 @@ async def test_slow_disk(tmp_path, clock, target, pages, content, crashed, fault
     await crashed(log, tmp_path / "b", tmp_path / "c")
     await log.close()
     log = await SsdLog.open(tmp_path / "c", 64 * MIB, clock)
-    assert sorted(log.all_keys()) == [b"k", b"next"]
+    assert sorted(keys_of(log)) == [b"k", b"next"]
     await log.close()
 
 
@@ -222,8 +224,8 @@ async def test_cancelled_put_leaves_nothing(tmp_path, clock, content, faulty_fil
     put.cancel()
     files.gate.set()
     await asyncio.wait([put])
-    assert log.all_keys() == [b"other"]
+    assert keys_of(log) == [b"other"]
     await log.close()
     log = await SsdLog.open(tmp_path, 64 * MIB, clock)
-    assert log.all_keys() == [b"other"]
+    assert keys_of(log) == [b"other"]
     await log.close()

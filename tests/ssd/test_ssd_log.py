@@ -13,6 +13,8 @@ from kvtide_cachenode.store.ssd.log import SsdLog
 from kvtide_cachenode.store.ssd.record import HEADER_BYTES, MAX_KEY_BYTES
 from kvtide_cachenode.store.ssd.results import Miss, Missed, Refusal, Refused, Stored
 
+from .conftest import keys_of
+
 MIB = 1 << 20
 
 
@@ -96,11 +98,11 @@ async def test_idle_timeouts(tmp_path, clock, target):
     assert not log.contains(b"idle")
     assert log.size_of(b"idle") is None
     assert not log.touch(b"idle")
-    assert sorted(log.all_keys()) == [b"demoted", b"other", b"read"]
+    assert sorted(keys_of(log)) == [b"demoted", b"other", b"read"]
     log.set_ttl({1: 10.0}, 1000.0)
-    assert log.all_keys() == [b"other"]
+    assert keys_of(log) == [b"other"]
     log.set_ttl({}, float("inf"))
-    assert len(log.all_keys()) == 4, "what was not reclaimed is back under a longer time-out"
+    assert len(keys_of(log)) == 4, "what was not reclaimed is back under a longer time-out"
     await log.close()
 
 

@@ -13,6 +13,8 @@ from kvtide_cachenode.store.ssd.log import SsdLog
 from kvtide_cachenode.store.ssd.results import Miss, Missed, Stored
 from kvtide_cachenode.store.ssd.snapshot import SNAPSHOT_NAME
 
+from .conftest import keys_of
+
 MIB = 1 << 20
 CAP = 64 * MIB
 
@@ -61,7 +63,7 @@ async def test_idle_times_outlive_a_clean_stop(tmp_path, clock, target):
     clock.now_s += 60
     log = await SsdLog.open(tmp_path, CAP, clock)
     log.set_ttl({1: 100.0}, 1.0)
-    assert log.all_keys() == [b"hit"]
+    assert keys_of(log) == [b"hit"]
     await log.close()
 
 
@@ -186,7 +188,7 @@ async def test_a_value_that_looks_like_a_record_is_not_one(tmp_path, clock, targ
     data[at - at % 4096 : at - at % 4096 + 4096] = bytes(4096)
     segment.write_bytes(data)
     again = await SsdLog.open(path, CAP, clock)
-    assert again.all_keys() == []
+    assert keys_of(again) == []
     await again.close()
 
 

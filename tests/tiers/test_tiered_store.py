@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.sizing import SSD_ENTRY_BYTES
 from kvtide_cachenode.store import CapacityError, SsdLog, StreamBrokenError, TieredStore
-from kvtide_cachenode.store.demotion import SSD_ENTRY_BYTES
 from kvtide_cachenode.store.ssd.files import Files
 
 from .conftest import MI, open_tiered
@@ -143,8 +143,9 @@ class TiersAgainstModel(RuleBasedStateMachine):
     @invariant()
     def books(self) -> None:
         self.store.check()
-        assert set(self.store.keys()) <= set(self.model)
-        assert self.store.key_count() == len(set(self.store.keys()))
+        listed = [key for page in self.store.pages() for key in page]
+        assert set(listed) <= set(self.model)
+        assert self.store.key_count() == len(listed) == len(set(listed))
 
     def teardown(self) -> None:
         self.run(quiet(self.store))

@@ -160,7 +160,7 @@ class Connection:
                     self._answer_later()
                     return
             elif isinstance(event, Value):
-                parser.land(session.land(event.arguments, event.length))
+                parser.land(session.land(event.arguments, event.length), session.grow)
             elif isinstance(event, Broken):
                 session.reply(replies.error(f"Protocol error: {event.reason}"))
                 session.closing = True

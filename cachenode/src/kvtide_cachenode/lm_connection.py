@@ -47,7 +47,7 @@ class LmConnection(Connection):
             session.node.commands_total += not isinstance(event, lm.Value)
             match event:
                 case lm.Value(key, length):
-                    parser.land(self._land(key, length))
+                    parser.land(self._land(key, length), self._grow)
                 case lm.Put(key):
                     self._put(key)
                 case lm.Get(key):
@@ -85,6 +85,16 @@ class LmConnection(Connection):
         except CapacityError:
             return None
         return self._value.memory
+
+    def _grow(self, to_bytes: int) -> bool:
+        """Make room for the first bytes of the value that is arriving; False: it is not stored."""
+        if isinstance(self._value, Reservation):
+            try:
+                self.session.node.store.grow(self._value, to_bytes)
+            except CapacityError:
+                self._drop_value()
+                return False
+        return True
 
     def _put(self, key: bytes) -> None:
         value, self._value = self._value, None

@@ -6,7 +6,6 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
 from kvtide_cachenode.background import every, until_done
 from kvtide_cachenode.cluster.redirect import View
@@ -18,9 +17,6 @@ from kvtide_cachenode.peers import POLL_S, Peers
 from kvtide_cachenode.slot_mover import Moved, SlotMover
 from kvtide_cachenode.store import Store, TieredStore
 from kvtide_cachenode.users import Secret
-
-# Keys looked at between two turns of the loop when entries of lost slots are deleted: about a millisecond.
-KEYS_PER_TURN: Final = 1000
 
 
 class OlderTopologyError(Exception):
@@ -158,9 +154,8 @@ class Membership:
 
     async def _sweep(self, view: View) -> None:
         """Delete what ``view`` gives to others."""
-        keys = self._store.keys()
-        for start in range(0, len(keys), KEYS_PER_TURN):
-            for key in keys[start : start + KEYS_PER_TURN]:
+        for page in self._store.pages():
+            for key in page:
                 if not view.holds(key_slot(key)):
                     self._store.forget(key)
             await asyncio.sleep(0)

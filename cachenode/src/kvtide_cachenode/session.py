@@ -179,6 +179,21 @@ class Session:
         self.landed[index] = text = bytearray(length)
         return memoryview(text)
 
+    def grow(self, to_bytes: int) -> bool:
+        """Make room for the first bytes of the argument that is arriving; False: it is refused."""
+        index = max(self.landed)
+        landed = self.landed[index]
+        if not isinstance(landed, Reservation) or to_bytes <= landed.granted_bytes:
+            return True
+        try:
+            self.node.store.grow(landed, to_bytes)
+        except CapacityError as error:
+            self.refusal = self.refusal or replies.error(str(error), "OOM")
+            del self.landed[index]
+            self.node.store.abort(landed)
+            return False
+        return True
+
     def drop_landed(self) -> None:
         """Give up what arrived for a command that did not take it."""
         for landed in self.landed.values():

@@ -16,9 +16,10 @@ PROCESS_BYTES: Final = 64 * MI
 SOCKETS_BYTES: Final = 128 * MI
 # What the tier's books do not see: page tables, the allocator's fragments.
 SLACK_PERCENT: Final = 3
-# Room of the DRAM tier for each entry on the SSD: columns, key, dictionary. Measured: 250 bytes with a key of
-# 40; LMCache's keys have up to 150.
+# Room of the DRAM tier for each entry on the SSD: columns, dictionary, place among the keys, and the key as
+# far as SSD_KEY_BYTES; what it has beyond that is added. Measured: 250 bytes with a key of 40.
 SSD_ENTRY_BYTES: Final = 384
+SSD_KEY_BYTES: Final = 128
 # At most this part of DRAM goes to the SSD's index.
 LOG_INDEX_SHARE: Final = 1 / 4
 

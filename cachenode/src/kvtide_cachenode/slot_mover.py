@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from typing import Final
 
 from kvtide_cachenode.cluster.redirect import View
@@ -28,7 +28,6 @@ from kvtide_cachenode.store import CapacityError, Entry, Store, TieredStore
 LINKS_PER_TARGET: Final = 3
 ANSWER_S: Final = 10.0
 RETRY_S: Final = 0.2
-KEYS_PER_TURN: Final = 1000
 
 
 @dataclass(slots=True)
@@ -79,10 +78,8 @@ class SlotMover:
         """Keys of moving slots by target, hottest first."""
         topology, place = self._view.topology, self._view.place
         found: dict[int, list[bytes]] = {}
-        held = self._store.keys()
-        below = [key for key in held if self._store.below(key)]
-        keys = iter([*self._store.hottest(), *below])
-        while page := list(islice(keys, KEYS_PER_TURN)):
+        below = (list(filter(self._store.below, page)) for page in self._store.pages())
+        for page in chain(self._store.hottest(), below):
             for key in page:
                 slot = key_slot(key)
                 target = topology.targets[slot]

@@ -1,5 +1,7 @@
 """Redis Cluster's questions and announcements, and what nodes say to each other."""
 
+import asyncio
+
 import msgspec
 
 from kvtide_cachenode.cluster import replies as topology_replies
@@ -100,5 +102,12 @@ def _keys_in_slot(session: Session, text: bytes) -> None:
     if not text.isdigit() or len(text) > 5 or int(text) >= SLOTS:
         session.fail(f"Invalid slot: expected a number from 0 to {SLOTS - 1}")
         return
-    found = keys_in_slot(session.node.store.keys(), int(text))
-    session.reply(replies.integer(sum(1 for _ in found)))
+    session.answer_later(_count_keys_in_slot(session, int(text)))
+
+
+async def _count_keys_in_slot(session: Session, slot: int) -> None:
+    count = 0
+    for page in session.node.store.pages():
+        count += sum(1 for _ in keys_in_slot(page, slot))
+        await asyncio.sleep(0)
+    session.reply(replies.integer(count))

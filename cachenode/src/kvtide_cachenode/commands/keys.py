@@ -1,5 +1,6 @@
 """Questions about keys, and taking them away."""
 
+import asyncio
 import fnmatch
 import re
 
@@ -7,6 +8,7 @@ from kvtide_cachenode.commands.below import acknowledge
 from kvtide_cachenode.commands.table import command, fail_unknown
 from kvtide_cachenode.inference import Access
 from kvtide_cachenode.session import Session
+from kvtide_cachenode.store import TieredStore
 from kvtide_cachenode.wire import replies
 
 SCAN_COUNT = 10  # redis' default
@@ -64,7 +66,17 @@ def flushall(session: Session, arguments: list[bytes]) -> None:
         fail_unknown(session, arguments[-1], "ASYNC, SYNC")
         return
     session.node.store.clear()
-    acknowledge(session, replies.OK)
+    session.answer_later(_flushed(session))
+
+
+async def _flushed(session: Session) -> None:
+    """Answer FLUSHALL when nothing brings the keys back and what they took is free."""
+    store = session.node.store
+    if isinstance(store, TieredStore) and store.unsettled:
+        await store.settle()
+    while store.free_flushed():
+        await asyncio.sleep(0)
+    session.reply(replies.OK)
 
 
 command("flushdb", -1, "write admin")(flushall)
@@ -90,9 +102,6 @@ def scan(session: Session, arguments: list[bytes]) -> None:
                     fail_unknown(session, option, "MATCH, COUNT, TYPE")
                     return
         cursor, page = session.node.store.scan(cursor, count)
-    except KeyError:
-        session.fail("this cursor is unknown or was forgotten: begin again with SCAN 0")
-        return
     except ValueError as error:
         session.fail(f"SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]: {error}")
         return

@@ -7,11 +7,13 @@ of use only while all blocks before it are there, and it is never asked for with
 have at least its uses, and among equal priorities the deepest block goes first.
 """
 
-from collections.abc import Callable, Hashable
-from heapq import heapify, heappop, heappush
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Hashable, Iterator
+from heapq import heapify, heappop, heappush, merge
+from itertools import islice
+from typing import Final, Generic, Self, TypeVar
 
 from kvtide_cachenode.eviction.depth import depth_in_key
+from kvtide_cachenode.eviction.policy import PAGE_KEYS
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -48,6 +50,11 @@ class GreedyDualSizeFrequency(Generic[Key]):
             self._heap = [item for item in self._heap if self._current(item)]
             heapify(self._heap)
 
+    def replaced(self, key: Key, size_bytes: int) -> None:
+        """See `Policy`."""
+        self.removed(key)
+        self.inserted(key, size_bytes)
+
     def touched(self, key: Key) -> None:
         """See `Policy`."""
         state = self._held[key]
@@ -77,10 +84,26 @@ class GreedyDualSizeFrequency(Generic[Key]):
             heappush(heap, (priority, depth, number, key))
         return None
 
-    def hottest(self) -> list[Key]:
-        """See `Policy`."""
+    def hottest(self) -> Iterator[list[Key]]:
+        """See `Policy`. Pages are sorted one by one, then merged."""
         held, depth_of = self._held, self._depth_of
-        return sorted(held, key=lambda key: (-held[key][1], depth_of(key), -held[key][0]))
+        keys = list(held)
+        runs = []
+        for start in range(0, len(keys), PAGE_KEYS):
+            states = ((key, held.get(key)) for key in keys[start : start + PAGE_KEYS])
+            runs.append(
+                sorted(
+                    (-state[1], depth_of(key), -state[0], key) for key, state in states if state is not None
+                )
+            )
+            yield []
+        merged = merge(*runs)
+        while page := list(islice(merged, PAGE_KEYS)):
+            yield [key for _, _, _, key in page]
+
+    def fresh(self) -> Self:
+        """See `Policy`."""
+        return type(self)(self._depth_of)
 
     def _current(self, item: tuple[float, int, int, Key]) -> bool:
         """Whether a heap item is of a key that is held, and of this stay of it."""

@@ -1,8 +1,10 @@
 """What the node holds: the DRAM tier (arena, index), the SSD tier (`ssd`), and the movement between them."""
 
+from kvtide_cachenode.store.counters import Counters
 from kvtide_cachenode.store.index import Entry
+from kvtide_cachenode.store.reservation import Reservation
 from kvtide_cachenode.store.ssd import SsdLog, SsdLogError, StreamBrokenError
-from kvtide_cachenode.store.store import CapacityError, Counters, Reservation, Store
+from kvtide_cachenode.store.store import CapacityError, Store
 from kvtide_cachenode.store.tiered import TieredStore
 
 __all__ = [

@@ -3,6 +3,9 @@
 What counts is physical pages, not addresses: the mapping is many times larger than the memory it may use, so
 an extent is always contiguous and nothing is ever moved. An extent is *used*, *warm* (free, its pages still
 resident, handed out again to the next request of exactly its size) or *cold* (addresses without pages).
+
+A used extent has pages as far as it was *granted*: a value that is still being received counts for what it
+may have brought, not for what it announced.
 """
 
 import mmap
@@ -64,31 +67,56 @@ class Arena:
         self._warm_by_age: OrderedDict[int, int] = OrderedDict()
         self._warm_by_size: dict[int, list[int]] = {}
         self._used: dict[int, int] = {}
+        self._granted: dict[int, int] = {}  # of used extents that were not granted whole
+        self._warm_tails: dict[int, int] = {}  # what such an extent, warm before, has beyond that
         self.used_bytes = 0
+        self.promised_bytes = 0
         self.warm_bytes = 0
         self.wasted_bytes = 0
 
-    def allocate(self, length: int, resident_limit_bytes: int) -> int | None:
-        """Start of an extent for ``length`` bytes, or None when no address range is free.
+    def allocate(self, length: int, granted_bytes: int, resident_limit_bytes: int) -> int | None:
+        """Start of an extent for ``length`` bytes, the first ``granted_bytes`` of the extent to be used.
 
-        Warm extents, oldest first, lose their pages until used and warm fit ``resident_limit_bytes``.
+        None when no address range is free. Warm extents, oldest first, lose their pages until used and warm
+        fit ``resident_limit_bytes``.
         """
         size = extent_bytes(length)
         same_size = self._warm_by_size.get(size)
         if same_size:
             start = same_size.pop()
             del self._warm_by_age[start]
-            self.warm_bytes -= size
+            self.warm_bytes -= granted_bytes
+            if granted_bytes < size:
+                self._warm_tails[start] = size - granted_bytes
         else:
-            self.trim(resident_limit_bytes - size)
+            self.trim(resident_limit_bytes - granted_bytes)
             cold = self._cold.take(size)
             if cold is None:
                 return None
             start = cold
+        if granted_bytes < size:
+            self._granted[start] = granted_bytes
+            self.promised_bytes += size - granted_bytes
         self._used[start] = length
-        self.used_bytes += size
+        self.used_bytes += granted_bytes
         self.wasted_bytes += size - length
         return start
+
+    def grant(self, start: int, granted_bytes: int, resident_limit_bytes: int) -> None:
+        """Let more of a used extent be used than before."""
+        size = extent_bytes(self._used[start])
+        more = granted_bytes - self._granted[start]
+        if start in self._warm_tails:
+            self.warm_bytes -= more
+            self._warm_tails[start] -= more
+        else:
+            self.trim(resident_limit_bytes - more)
+        self._granted[start] = granted_bytes
+        if granted_bytes == size:
+            del self._granted[start]
+            self._warm_tails.pop(start, None)
+        self.promised_bytes -= more
+        self.used_bytes += more
 
     def view(self, start: int, length: int) -> memoryview:
         """The value of ``length`` bytes in a used extent, writable, without a copy."""
@@ -99,9 +127,15 @@ class Arena:
         """Give an extent back; it stays warm until `trim` needs its pages."""
         length = self._used.pop(start)
         size = extent_bytes(length)
-        self.used_bytes -= size
         self.wasted_bytes -= size - length
-        self.warm_bytes += size
+        granted_bytes = self._granted.pop(start, size)
+        self.used_bytes -= granted_bytes
+        self.promised_bytes -= size - granted_bytes
+        if granted_bytes < size and not self._warm_tails.pop(start, 0):
+            self._map.madvise(mmap.MADV_REMOVE, start, granted_bytes)
+            self._cold.give(start, size)
+            return
+        self.warm_bytes += granted_bytes
         self._warm_by_age[start] = size
         self._warm_by_size.setdefault(size, []).append(start)
 
@@ -123,6 +157,12 @@ class Arena:
             self._cold.give(start, size)
             self.warm_bytes -= size
             given_back += size
+        while self._warm_tails and self.used_bytes + self.warm_bytes > resident_limit_bytes:
+            start, tail = self._warm_tails.popitem()
+            end = start + extent_bytes(self._used[start])
+            self._map.madvise(mmap.MADV_REMOVE, end - tail, tail)
+            self.warm_bytes -= tail
+            given_back += tail
         return given_back
 
     def resident_bytes(self) -> int:
@@ -132,9 +172,15 @@ class Arena:
     def check(self) -> None:
         """Recompute the books; an AssertionError is a defect of this class."""
         used = {start: extent_bytes(length) for start, length in self._used.items()}
-        assert self.used_bytes == sum(used.values()), "used bytes differ from the used extents"
-        assert self.wasted_bytes == self.used_bytes - sum(self._used.values()), "wasted bytes differ"
-        assert self.warm_bytes == sum(self._warm_by_age.values()), "warm bytes differ from the warm extents"
+        granted = used | self._granted
+        assert granted.keys() == used.keys(), "a free extent is granted"
+        assert self.used_bytes == sum(granted.values()), "used bytes differ from the used extents"
+        assert self.promised_bytes == sum(used.values()) - self.used_bytes, "promised bytes differ"
+        assert self.wasted_bytes == sum(used.values()) - sum(self._used.values()), "wasted bytes differ"
+        tails = self._warm_tails
+        assert all(tail == used[at] - granted[at] for at, tail in tails.items()), "a tail's size differs"
+        warm_bytes = sum(self._warm_by_age.values()) + sum(tails.values())
+        assert self.warm_bytes == warm_bytes, "warm bytes differ from the warm extents"
         warm = {start: size for size, starts in self._warm_by_size.items() for start in starts}
         assert warm == dict(self._warm_by_age), "the two lists of warm extents differ"
         at = 0

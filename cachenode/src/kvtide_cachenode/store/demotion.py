@@ -11,10 +11,10 @@ from typing import Final
 from zlib import crc32
 
 from kvtide_cachenode.eviction import Policy, WriteAdmission, admits, root_in_key
-from kvtide_cachenode.sizing import LOG_INDEX_SHARE, SSD_ENTRY_BYTES
-from kvtide_cachenode.store.index import Entry
+from kvtide_cachenode.sizing import LOG_INDEX_SHARE
+from kvtide_cachenode.store.index import Entry, Index
 from kvtide_cachenode.store.ssd import SsdLog, Stored, Tasks
-from kvtide_cachenode.store.store import Store
+from kvtide_cachenode.store.store import SLICE_ENTRIES, Store
 
 # So much of the tier is kept free, spare or on its way to the SSD: enough for a request of many blocks.
 SPARE_SHARE: Final = 1 / 8
@@ -68,6 +68,10 @@ class DemotingStore(Store):
         super().__init__(capacity_bytes, max_bytes, policy)
         self.tiered = True
         self.log = log
+        self._use(Index(policy, log.rows))
+        for key in log.rows:
+            self._index.keys.add(key)
+        log.watch(lambda key: self._index.appeared_below(key), lambda key: self._index.vanished_below(key))
         self.movement = Movement()
         self._admission = admission
         self._clock = clock
@@ -109,6 +113,8 @@ class DemotingStore(Store):
         for _ in range(STAGED_AT_ONCE):
             if ready >= wanted or len(self._writing) >= WRITES_UNDER_WAY or self._closing:
                 return
+            if self._writing_bytes > self.capacity_bytes - self._held_bytes:
+                return  # where replies and values on their way hold most of the tier, the rest can be evicted
             entry = self._index.let_go()
             if entry is None:
                 return
@@ -133,8 +139,7 @@ class DemotingStore(Store):
     def _start_write(self, entry: Entry) -> None:
         self._writing.add(entry)
         self._writing_bytes += entry.charge
-        value = memoryview(entry.inline) if entry.inline is not None else self.pin(entry)
-        self._tasks.start(self._write(entry, value))
+        self._tasks.start(self._write(entry, self.pin(entry)))
 
     async def _write(self, entry: Entry, value: memoryview) -> None:
         try:
@@ -148,9 +153,8 @@ class DemotingStore(Store):
         finally:
             self._writing.discard(entry)
             self._writing_bytes -= entry.charge
-            if entry.inline is None:
-                self.unpin(entry)
-            if entry.live and entry.leaving:
+            self.unpin(entry)
+            if entry.leaving and self._index.find(entry.key) is entry:
                 self._add_spare(entry)
             self._charge_log()
             self._stage()
@@ -165,15 +169,28 @@ class DemotingStore(Store):
             self._spare_bytes -= entry.charge
         self._index.keep(entry)
 
+    def clear(self) -> None:
+        """See `Store.clear`; what is on its way to the SSD is not kept there."""
+        super().clear()
+        self._spare = {}
+        self._spare_bytes = 0
+        self.log.forget_all()
+        self._use(Index(self._index.policy, self.log.rows))
+
+    def free_flushed(self) -> bool:
+        """See `Store.free_flushed`."""
+        in_log = self.log.free_forgotten(SLICE_ENTRIES)
+        return super().free_flushed() or in_log
+
     def _evict(self) -> bool:
-        spare = next(iter(self._spare.values()), None)
+        spare = None if self._flushed else next(iter(self._spare.values()), None)
         if spare is not None:
             self.log.touch(spare.key)  # idle from now on, not from when it was written
             self._index.remove(spare.key)
             self._count_eviction(spare)
             self._retire(spare)
             return True
-        key = self._index.victim()
+        key = None if self._flushed else self._index.victim()
         if key is not None and not self.log.contains(key):
             self.movement.demotions_dropped += 1
         return super()._evict()
@@ -191,7 +208,7 @@ class DemotingStore(Store):
 
     def _limit_log(self) -> None:
         """The SSD's index is memory, too."""
-        self.log.limit_entries(int(LOG_INDEX_SHARE * self.capacity_bytes) // SSD_ENTRY_BYTES)
+        self.log.limit_index(int(LOG_INDEX_SHARE * self.capacity_bytes))
 
     def _charge_log(self) -> None:
-        self._charge_beside(len(self.log) * SSD_ENTRY_BYTES)
+        self.charge_beside("ssd index", self.log.index_bytes)

@@ -1,15 +1,18 @@
-"""The index: key to entry, in the order of an eviction policy."""
+"""The index of DRAM: key to entry, in the order of an eviction policy."""
+
+from collections.abc import Container, Iterator
 
 from kvtide_cachenode.eviction import Policy
+from kvtide_cachenode.store.keys import PAGE_KEYS, Keys
 
 
 class Entry:
     """One value as the store holds it: inline bytes, or an extent of the arena.
 
-    ``charge`` is what the entry costs the tier in bytes, key and metadata included. An extent with
-    ``pins`` is being sent or written; it outlives its key until the last pin is gone (``live`` is then
-    False). ``worth`` is for `eviction.admits`. What is ``leaving`` can still be read but was given up by the
-    policy: it is on its way to the SSD tier, or there already.
+    ``charge`` is what the entry costs the tier in bytes, key and metadata included. An entry with ``pins`` is
+    being sent or written; it outlives its key until the last pin is gone (``live`` is then False). ``worth``
+    is for `eviction.admits`. What is ``leaving`` can still be read but was given up by the policy: it is on
+    its way to the SSD tier, or there already.
     """
 
     __slots__ = ("charge", "inline", "key", "leaving", "length", "live", "pins", "start", "worth")
@@ -27,11 +30,18 @@ class Entry:
 
 
 class Index:
-    """Entries by key. The policy is told of every change here and nowhere else."""
+    """Entries by key. The policy is told of every change here and nowhere else.
 
-    def __init__(self, policy: Policy[bytes]) -> None:
+    ``keys`` are the keys of all tiers, ``below`` says which of them another tier has: a key is taken out of
+    ``keys`` when neither has it. Everything here shares one object for one key.
+    """
+
+    def __init__(self, policy: Policy[bytes], below: Container[bytes] = ()) -> None:
+        self.policy = policy
+        self.keys = Keys()
         self._entries: dict[bytes, Entry] = {}
-        self._policy = policy
+        self._below = below
+        self.drained = False
         self.find = self._entries.get
         self.contains = self._entries.__contains__
         self.touched = policy.touched
@@ -42,25 +52,50 @@ class Index:
     def __contains__(self, key: bytes) -> bool:
         return key in self._entries
 
-    def insert(self, entry: Entry) -> None:
-        """Add an entry whose key is absent."""
-        assert entry.key not in self._entries, "insert over an entry"
-        self._entries[entry.key] = entry
-        self._policy.inserted(entry.key, entry.charge)
+    def put(self, entry: Entry) -> Entry | None:
+        """Add an entry; the one that its key had before, which is in use by nobody now."""
+        key, entries = entry.key, self._entries
+        old = entries.get(key)
+        entries[key] = entry
+        if old is None:
+            if key not in self._below:
+                self.keys.add(key)
+            self.policy.inserted(key, entry.charge)
+            return None
+        entry.key = old.key
+        if old.leaving:
+            self.policy.inserted(old.key, entry.charge)
+        else:
+            self.policy.replaced(old.key, entry.charge)
+        return old
 
     def remove(self, key: bytes) -> Entry | None:
         """Take an entry out, None when the key is absent."""
         entry = self._entries.pop(key, None)
-        if entry is not None and not entry.leaving:
-            self._policy.removed(key)
+        if entry is None:
+            return None
+        if not entry.leaving:
+            self.policy.removed(key)
+        if key not in self._below:
+            self.keys.remove(key)
         return entry
+
+    def appeared_below(self, key: bytes) -> None:
+        """Another tier has a key that it had not; it says so before ``below`` does."""
+        if key not in self._entries:
+            self.keys.add(key)
+
+    def vanished_below(self, key: bytes) -> None:
+        """Another tier has lost a key."""
+        if key not in self._entries:
+            self.keys.remove(key)
 
     def let_go(self) -> Entry | None:
         """Take the next victim from the policy, not from the index; None when the policy has none."""
-        key = self._policy.victim()
+        key = self.policy.victim()
         if key is None:
             return None
-        self._policy.removed(key)
+        self.policy.removed(key)
         entry = self._entries[key]
         entry.leaving = True
         return entry
@@ -68,21 +103,30 @@ class Index:
     def keep(self, entry: Entry) -> None:
         """Give an entry that was leaving back to the policy."""
         entry.leaving = False
-        self._policy.inserted(entry.key, entry.charge)
+        self.policy.inserted(entry.key, entry.charge)
 
     def victim(self) -> bytes | None:
         """The key that the policy gives up next."""
-        return self._policy.victim()
+        return self.policy.victim()
 
-    def hottest(self) -> list[bytes]:
-        """All keys, the most precious first; those that are leaving come last."""
-        leaving = [key for key, entry in self._entries.items() if entry.leaving]
-        return [*self._policy.hottest(), *leaving]
-
-    def keys(self) -> list[bytes]:
-        """All keys, in no particular order."""
-        return list(self._entries)
+    def hottest(self) -> Iterator[list[bytes]]:
+        """The keys in pages, the most precious first; those that are leaving come last."""
+        yield from self.policy.hottest()
+        for page in self.keys.pages(PAGE_KEYS):
+            entries = map(self._entries.get, page)
+            yield [entry.key for entry in entries if entry is not None and entry.leaving]
 
     def entries(self) -> list[Entry]:
-        """All entries, in no particular order."""
+        """All entries, in no particular order; for checks."""
         return list(self._entries.values())
+
+    def drain(self, count: int) -> list[Entry]:
+        """Take up to ``count`` entries out of an index that nobody uses any more, until it is ``drained``."""
+        entries, policy = self._entries, self.policy
+        taken = [entries.popitem()[1] for _ in range(min(count, len(entries)))]
+        for entry in taken:
+            if not entry.leaving:
+                policy.removed(entry.key)
+        more = self.keys.drop(count)
+        self.drained = not (entries or more)
+        return taken

@@ -7,7 +7,7 @@ the client was told.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,10 +15,10 @@ from kvtide_cachenode.eviction import History, Policy, WriteAdmission
 from kvtide_cachenode.eviction.admission import REUSED, TOUCHED_TWICE
 from kvtide_cachenode.store.arena import extent_bytes
 from kvtide_cachenode.store.demotion import WRITES_UNDER_WAY, DemotingStore, group_of_root
-from kvtide_cachenode.store.index import Entry
-from kvtide_cachenode.store.scans import Scans
+from kvtide_cachenode.store.index import Entry, Index
+from kvtide_cachenode.store.reservation import Reservation
 from kvtide_cachenode.store.ssd import Missed, SsdLog, ValueStream
-from kvtide_cachenode.store.store import ENTRY_OVERHEAD_BYTES, INLINE_BYTES, CapacityError, Reservation
+from kvtide_cachenode.store.store import ENTRY_OVERHEAD_BYTES, INLINE_BYTES, CapacityError
 
 # An entry larger than this part of DRAM would displace too much: it is streamed from the SSD.
 PROMOTED_SHARE: Final = 1 / 8
@@ -56,8 +56,10 @@ class TieredStore(DemotingStore):
         super().__init__(capacity_bytes, max_bytes, policy, log, admission, clock)
         self._history = History()
         self._reading: dict[bytes, _Reading] = {}
+
+    def _use(self, index: Index) -> None:
+        super()._use(index)
         self.exists = self._exists
-        self.scan = Scans(self.keys, self._exists).scan
 
     def get(self, key: bytes) -> Entry | None:
         """The entry of a key in DRAM, now the most recently used, or None; it may be `below` then."""
@@ -88,9 +90,14 @@ class TieredStore(DemotingStore):
         length = super().length_of(key)
         return self.log.size_of(key) if length is None else length
 
-    def key_count(self) -> int:
-        """Keys in both tiers; takes time in proportion to DRAM's."""
-        return len(self) + len(self.log) - sum(map(self.log.contains, self._index.keys()))
+    def scan(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
+        """See `Store.scan`."""
+        cursor, page = super().scan(cursor, count)
+        return cursor, list(filter(self._exists, page))
+
+    def pages(self) -> Iterator[list[bytes]]:
+        """See `Store.pages`."""
+        return (list(filter(self._exists, page)) for page in super().pages())
 
     async def fetch(self, key: bytes) -> Entry | None:
         """The entry of a key, brought up from the SSD if it is there; None when it is nowhere.
@@ -139,13 +146,13 @@ class TieredStore(DemotingStore):
     def put(self, key: bytes, value: bytes) -> None:
         """See `Store.put`; a copy on the SSD is gone then."""
         worth = self._worth_of(key)
-        super().put(key, value)
+        super().put(self.log.own(key), value)
         self._written(key, worth)
 
     def commit(self, key: bytes, reservation: Reservation) -> None:
         """See `Store.commit`; a copy on the SSD is gone then."""
         worth = self._worth_of(key)
-        super().commit(key, reservation)
+        super().commit(self.log.own(key), reservation)
         self._written(key, worth)
 
     def delete(self, key: bytes) -> bool:
@@ -157,10 +164,10 @@ class TieredStore(DemotingStore):
         return in_dram or below
 
     def clear(self) -> None:
-        """Remove every key from both tiers."""
+        """See `Store.clear`: both tiers, for good once they are settled."""
         super().clear()
-        for key in self.log.all_keys():
-            self.delete(key)
+        self._reading.clear()
+        self.unsettled = True
 
     async def settle(self) -> None:
         """Return when no restart brings back what was deleted or overwritten before this call."""
@@ -173,6 +180,7 @@ class TieredStore(DemotingStore):
 
     async def maintain(self) -> None:
         """What has to be done about once a second."""
+        await super().maintain()
         await self.log.maintain()
         self._charge_log()
         self._stage()
@@ -183,8 +191,10 @@ class TieredStore(DemotingStore):
         """Write what is worth it, the hottest first, for at most ``demote_s``; then the log's snapshot."""
         self._closing = True
         until_s = self._clock() + demote_s
-        hottest = [entry for key in self._index.hottest() if (entry := self._index.find(key)) is not None]
+        hottest = (self._index.find(key) for page in self._index.hottest() for key in page)
         for entry in hottest:
+            if entry is None or entry in self._writing:
+                continue
             while len(self._writing) >= WRITES_UNDER_WAY and self._clock() < until_s:
                 await asyncio.sleep(0.001)
             if self._clock() >= until_s:
@@ -196,11 +206,6 @@ class TieredStore(DemotingStore):
 
     def _exists(self, key: bytes) -> bool:
         return key in self._index or self.log.contains(key)
-
-    def keys(self) -> list[bytes]:
-        """See `Store.keys`: both tiers'."""
-        in_dram = self._index.keys()
-        return in_dram + [key for key in self.log.all_keys() if key not in self._index]
 
     def _worth_of(self, key: bytes) -> int:
         if key in self._index:
@@ -229,7 +234,7 @@ class TieredStore(DemotingStore):
             raise CapacityError(f"a value of {length} bytes is not worth its room in DRAM")
         if charge > self.capacity_bytes - self.used_bytes + self._spare_bytes:
             raise CapacityError(f"no room in DRAM for a value of {length} bytes is free or spare")
-        return self.reserve(key, length)
+        return self.reserve_whole(key, length)
 
     def _start_read(self, key: bytes, length: int) -> "_Reading":
         target = self._target(key, length)
@@ -256,12 +261,12 @@ class TieredStore(DemotingStore):
 
     def _promote(self, key: bytes, target: Reservation | bytearray) -> None:
         if isinstance(target, Reservation):
-            super().commit(key, target)
+            super().commit(self.log.own(key), target)
             length = len(target.memory)
         else:
             length = len(target)
             try:
-                super().put(key, bytes(target))
+                super().put(self.log.own(key), bytes(target))
             except CapacityError:
                 return
         self.counters.sets -= 1  # no client stored it

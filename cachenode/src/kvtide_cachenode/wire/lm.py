@@ -19,6 +19,7 @@ apart from those of LMCache's `resp://`, which stores the bare payload under the
 """
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -91,6 +92,8 @@ class Broken:
 
 
 Event = Value | Put | Get | Exist | Health | Broken
+Grow = Callable[[int], bool]
+"""Whether the first so many bytes of a value that is being received have room."""
 
 
 def found(value: memoryview | bytes, length: int) -> bytes | None:
@@ -105,6 +108,11 @@ def found(value: memoryview | bytes, length: int) -> bytes | None:
     if mark != _MARK:
         return None
     return _REPLY.pack(_SUCCESS, length - METADATA_BYTES, fmt, dtype, *shape, location)
+
+
+def _grown(_to_bytes: int) -> bool:
+    """All the room is there."""
+    return True
 
 
 class _State(Enum):
@@ -125,6 +133,7 @@ class RequestParser:
         self._length = 0  # of the payload
         self._landed = 0
         self._memory: memoryview | None = None
+        self._grow: Grow = _grown
 
     @property
     def in_request(self) -> bool:
@@ -138,6 +147,8 @@ class RequestParser:
         if self._state is _State.HEADER:
             return [header]
         missing = self._length - self._landed
+        if not self._grow(METADATA_BYTES + self._landed + min(missing, VALUE_RECEIVE_BYTES)):
+            self._memory, self._grow = None, _grown
         if self._memory is None:
             target = _dropped[:missing]
         else:
@@ -158,21 +169,23 @@ class RequestParser:
         """The next event, None when more bytes are needed."""
         if self._state is _State.VALUE and self._landed == self._length:
             self._state = _State.HEADER
-            self._memory = None
+            self._memory, self._grow = None, _grown
             return Put(self._key)
         if self._state is _State.HEADER and self._header_bytes == REQUEST_BYTES:
             self._header_bytes = 0
             return self._request()
         return None
 
-    def land(self, memory: memoryview | None) -> None:
+    def land(self, memory: memoryview | None, grow: "Grow | None" = None) -> None:
         """Answer a `Value` event: the description is written into ``memory``, the payload follows it there.
 
-        None drops the payload; `Put` comes all the same, so that the caller knows where it ends.
+        None drops the payload; `Put` comes all the same, so that the caller knows where it ends. ``grow`` is
+        asked before more of ``memory`` is used than the description: False drops the rest.
         """
         assert self._state is _State.ANNOUNCED, "land answers a Value event"
         self._state = _State.VALUE
         self._landed = 0
+        self._grow = _grown if memory is None or grow is None else grow
         if memory is None:
             return
         assert len(memory) == METADATA_BYTES + self._length, "the memory has the value's length"

@@ -14,6 +14,7 @@ bytes dropped. In the finished command such an argument is the empty string.
 
 import shlex
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,6 +58,8 @@ class Broken:
 
 
 Event = Command | Value | Broken
+Grow = Callable[[int], bool]
+"""Whether the first so many bytes of a value that is being received have room."""
 
 
 # Plain integers: an Enum's hash and attributes cost a Python call each, on every argument.
@@ -82,6 +85,7 @@ class RequestParser:
         self._argument_bytes = 0
         self._length = 0
         self._memory: memoryview | None = None
+        self._grow: Grow = _grown
         self._landed = 0
 
     @property
@@ -95,6 +99,8 @@ class RequestParser:
             self._make_space()
             return [self._view[self._end : self._end + self._receive_bytes]]
         missing = self._length - self._landed
+        if not self._grow(self._landed + min(missing, VALUE_RECEIVE_BYTES)):
+            self._memory, self._grow = None, _grown
         if missing > VALUE_RECEIVE_BYTES:
             return [self._target(VALUE_RECEIVE_BYTES)]
         # The end of the value and what follows it come in one call.
@@ -133,11 +139,16 @@ class RequestParser:
             if event is not None or (self._state == state and self._start == start):
                 return event
 
-    def land(self, memory: memoryview | None) -> None:
-        """Answer a `Value` event: its bytes go to ``memory``, or nowhere."""
+    def land(self, memory: memoryview | None, grow: "Grow | None" = None) -> None:
+        """Answer a `Value` event: its bytes go to ``memory``, or nowhere.
+
+        ``grow`` is asked before more than the first `BUFFER_BYTES` go there, with how many do: when it says
+        False, the rest goes nowhere.
+        """
         assert self._state == _ANNOUNCED, "land answers a Value event"
         assert memory is None or len(memory) == self._length, "the memory has the value's length"
         self._memory = memory
+        self._grow = _grown if memory is None or grow is None else grow
         self._state = _VALUE
         self._plain = False
         self._receive_bytes = SMALL_RECEIVE_BYTES
@@ -301,7 +312,7 @@ class RequestParser:
     def _at_value(self) -> Event | None:
         if self._landed < self._length or self._end < self._start + 2:
             return None
-        self._memory = None
+        self._memory, self._grow = None, _grown
         return self._argument_complete(b"")
 
     def _argument_complete(self, argument: bytes) -> Event | None:
@@ -328,6 +339,11 @@ _STEPS = (
     RequestParser._at_value,
     RequestParser._at_rest,
 )
+
+
+def _grown(_to_bytes: int) -> bool:
+    """All the room is there."""
+    return True
 
 
 def _lacks_only_its_end(parts: list[bytes]) -> bool:

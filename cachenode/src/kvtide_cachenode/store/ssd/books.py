@@ -100,13 +100,18 @@ class Books:
         self.index.remove(row)
         return True
 
+    def forget_all(self) -> None:
+        """No key has a value any more, nor will a write under way give it one."""
+        for writings in self._writings.values():
+            for writing in writings:
+                self.supersede(writing)
+        for segment in self.segments.table.values():
+            self.segments.kill_all(segment)
+        self.index.clear()
+
     def knows(self, key: bytes) -> bool:
         """Whether a key has, or is about to get, a value."""
         return key in self.index.rows or key in self._writings
-
-    def all_keys(self) -> list[bytes]:
-        """All keys that have, or are about to get, a value."""
-        return [*self.index.rows, *(key for key in self._writings if key not in self.index.rows)]
 
     def header(self, row: int) -> Header:
         """What the record of an entry must say of itself."""

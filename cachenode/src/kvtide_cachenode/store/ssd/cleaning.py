@@ -82,7 +82,7 @@ class Cleaner:
         capacity, index = self._capacity, self._books.index
 
         def roomy() -> bool:
-            return capacity.room_for(size_bytes) and len(index) < capacity.max_entries
+            return capacity.room_for(size_bytes) and index.memory_bytes < capacity.max_index_bytes
 
         if size_bytes > capacity.puts_bytes:
             return False

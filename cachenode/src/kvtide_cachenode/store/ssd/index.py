@@ -1,8 +1,9 @@
 """Where the log has which key: columns of numbers, 32 bytes an entry beside the key and its dictionary."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from kvtide_cachenode.sizing import SSD_ENTRY_BYTES, SSD_KEY_BYTES
 from kvtide_cachenode.store.ssd.record import record_bytes
 
 # The segment number of a row that holds no entry.
@@ -15,10 +16,18 @@ class LogIndex:
     """Keys and their rows. The columns are public and indexed by row.
 
     ``segment`` (number) and ``page`` say where the record is, ``length`` the value's bytes, ``group`` its TTL
-    group, ``sequence`` its age, ``used_at_s`` when it was written or last read (Unix time).
+    group, ``sequence`` its age, ``used_at_s`` when it was written or last read (Unix time). ``appeared`` and
+    ``vanished`` are told of keys that come and go, all at once (`clear`) excepted.
     """
 
     def __init__(self) -> None:
+        self.appeared: Callable[[bytes], None] = _unwatched
+        self.vanished: Callable[[bytes], None] = _unwatched
+        self._cleared: list[tuple[dict[bytes, int], list[bytes]]] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self.long_keys_bytes = 0
         self.rows: dict[bytes, int] = {}
         self.keys: list[bytes] = []
         self.segment = array("I")
@@ -33,6 +42,11 @@ class LogIndex:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the entries count for in memory."""
+        return len(self.rows) * SSD_ENTRY_BYTES + self.long_keys_bytes
 
     def columns(self) -> tuple["array[int] | array[float]", ...]:
         """All columns in the order of `COLUMN_TYPES`."""
@@ -50,8 +64,10 @@ class LogIndex:
             self.keys.append(b"")
             for append in self._appends:
                 append(0)
+        self.appeared(key)
         self.rows[key] = row
         self.keys[row] = key
+        self.long_keys_bytes += max(len(key) - SSD_KEY_BYTES, 0)
         self.length[row] = length
         self.group[row] = group
         self.used_at_s[row] = used_at_s
@@ -65,7 +81,10 @@ class LogIndex:
 
     def remove(self, row: int) -> None:
         """Forget an entry."""
-        del self.rows[self.keys[row]]
+        key = self.keys[row]
+        del self.rows[key]
+        self.vanished(key)
+        self.long_keys_bytes -= max(len(key) - SSD_KEY_BYTES, 0)
         self.keys[row] = b""
         self.segment[row] = FREE
         self._free.append(row)
@@ -78,9 +97,26 @@ class LogIndex:
                 self._free.append(row)
             else:
                 self.rows[keys[row]] = row
+                self.long_keys_bytes += max(len(keys[row]) - SSD_KEY_BYTES, 0)
                 if number not in members:
                     members[number] = array("I")
                 members[number].append(row)
+
+    def clear(self) -> None:
+        """Forget all entries, in no time; `free` gives back what they take."""
+        self._cleared.append((self.rows, self.keys))
+        self._begin()
+
+    def free(self, count: int) -> bool:
+        """Give back a slice of what `clear` forgot; whether there is more."""
+        if self._cleared:
+            rows, keys = self._cleared[-1]
+            del keys[-count:]
+            for _ in range(min(count, len(rows))):
+                rows.popitem()
+            if not (rows or keys):
+                self._cleared.pop()
+        return bool(self._cleared)
 
     def members(self, number: int) -> list[int]:
         """Rows whose record is in a segment."""
@@ -104,3 +140,7 @@ class LogIndex:
         """About ``count`` rows with entries, evenly spread over the rows."""
         stride = max(1, len(self.keys) // count)
         return (row for row in range(0, len(self.keys), stride) if self.segment[row] != FREE)
+
+
+def _unwatched(_key: bytes) -> None:
+    """Nobody wants to know of keys."""

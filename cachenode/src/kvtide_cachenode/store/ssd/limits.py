@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from kvtide_cachenode.sizing import SSD_ENTRY_BYTES
 from kvtide_cachenode.store.ssd.index import LogIndex
 from kvtide_cachenode.store.ssd.space import Segments, segment_bytes
 
-# An entry costs about 250 bytes of memory; at the limit the oldest segments make way, as at the cap.
-MAX_ENTRIES = 1 << 20
+# Of memory; at the limit, a million entries with ordinary keys, the oldest segments make way, as at the cap.
+MAX_INDEX_BYTES = SSD_ENTRY_BYTES << 20
 # After this time a disk that was found full is tried again.
 FULL_RETRY_S = 60.0
 
@@ -71,7 +72,7 @@ class Capacity:
     def __init__(self, cap_bytes: int, segments: Segments, clock: Callable[[], float]) -> None:
         self.cap_bytes = cap_bytes
         self.snapshot_bytes = 0
-        self.max_entries = MAX_ENTRIES
+        self.max_index_bytes = MAX_INDEX_BYTES
         self._segments = segments
         self._clock = clock
         self._found_bytes = 0

@@ -17,7 +17,7 @@ from kvtide_cachenode.store.ssd.books import Books
 from kvtide_cachenode.store.ssd.cleaning import Cleaner, Usefulness
 from kvtide_cachenode.store.ssd.files import Directory, Files, SsdLogError
 from kvtide_cachenode.store.ssd.io_pool import IoPool
-from kvtide_cachenode.store.ssd.limits import MAX_ENTRIES, Capacity, Limits, Retention
+from kvtide_cachenode.store.ssd.limits import MAX_INDEX_BYTES, Capacity, Limits, Retention
 from kvtide_cachenode.store.ssd.reader import LogReader
 from kvtide_cachenode.store.ssd.recovery import Recovered, recover
 from kvtide_cachenode.store.ssd.results import Counters, Missed, Refused, SsdLogStats, Stored
@@ -145,9 +145,24 @@ class SsdLog:
         row = self._index.rows.get(key)
         return self._index.length[row] if row is not None and self._retention.fresh(row) else None
 
-    def all_keys(self) -> list[bytes]:
-        """All keys that have not expired, in no particular order."""
-        return [key for key, row in self._index.rows.items() if self._retention.fresh(row)]
+    @property
+    def rows(self) -> Mapping[bytes, int]:
+        """The keys of all entries, expired ones included; another object after `forget_all`."""
+        return self._index.rows
+
+    @property
+    def index_bytes(self) -> int:
+        """What the index counts for in memory."""
+        return self._index.memory_bytes
+
+    def watch(self, appeared: Callable[[bytes], None], vanished: Callable[[bytes], None]) -> None:
+        """Have somebody told of keys that come into `rows` and go, but for `forget_all`."""
+        self._index.appeared, self._index.vanished = appeared, vanished
+
+    def own(self, key: bytes) -> bytes:
+        """The object that stands for a key here, so that nobody holds another: they are long."""
+        row = self._index.rows.get(key)
+        return key if row is None else self._index.keys[row]
 
     def touch(self, key: bytes) -> bool:
         """Count a demotion of a value that is here already as a use; whether it is here."""
@@ -217,10 +232,20 @@ class SsdLog:
         return was_there
 
     async def clear(self) -> None:
-        """Remove every key."""
-        for key in self._books.all_keys():
-            self._books.forget(key)
+        """Remove every key for good."""
+        self.forget_all()
         await self._books.segments.flush()
+
+    def forget_all(self) -> None:
+        """Remove every key, in no time; for good when `flush` returns.
+
+        What they take in memory is given back by `free_forgotten`.
+        """
+        self._books.forget_all()
+
+    def free_forgotten(self, entries: int) -> bool:
+        """Free so many entries that `forget_all` removed; whether there are more."""
+        return self._index.free(entries)
 
     async def set_cap(self, cap_bytes: int) -> bool:
         """Change the cap; puts obey it at once. Returns when what is used is below it, the least useful
@@ -238,9 +263,9 @@ class SsdLog:
             capacity.snapshot_bytes *= not removed
         return capacity.used_bytes <= capacity.cap_bytes == cap_bytes
 
-    def limit_entries(self, entries: int) -> None:
-        """Keep at most so many entries, `MAX_ENTRIES` at the most: `maintain` and puts see to it."""
-        self._capacity.max_entries = min(entries, MAX_ENTRIES)
+    def limit_index(self, memory_bytes: int) -> None:
+        """Have the index take at most so much memory: `maintain` and puts see to it."""
+        self._capacity.max_index_bytes = min(memory_bytes, MAX_INDEX_BYTES)
 
     def set_ttl(self, ttl_s: Mapping[int, float], other_ttl_s: float) -> None:
         """Replace the idle time-outs of the groups (see `Retention`)."""
@@ -304,7 +329,7 @@ class SsdLog:
 
     def _over(self) -> bool:
         capacity = self._capacity
-        return capacity.used_bytes > capacity.cap_bytes or len(self._index) > capacity.max_entries
+        return capacity.used_bytes > capacity.cap_bytes or self._index.memory_bytes > capacity.max_index_bytes
 
     def _spend(self, size_bytes: int) -> None:
         self._budget.spend(size_bytes)

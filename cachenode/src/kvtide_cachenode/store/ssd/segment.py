@@ -85,6 +85,12 @@ class Segment:
         """Mark the record at a place dead; it lasts once the map is written."""
         self.dead[page >> 3] |= 1 << (page & 7)
 
+    def kill_all(self) -> None:
+        """Mark all records dead that are there or on their way."""
+        dead = (1 << self.end_page) - 1
+        self.dead = bytearray(dead.to_bytes(len(self.dead), "little"))
+        self.live_bytes = self.fresh_bytes = 0
+
     def dead_end_page(self) -> int:
         """The page behind the last mark in the dead map, 0 when there is none."""
         return int.from_bytes(self.dead, "little").bit_length()

@@ -93,6 +93,12 @@ class Segments:
         segment.kill(page)
         self._undead.add(segment)
 
+    def kill_all(self, segment: Segment) -> None:
+        """Mark all records of a segment dead; `flush` makes it last."""
+        if segment.end_page > segment.first_page:
+            segment.kill_all()
+            self._undead.add(segment)
+
     async def create(self, pages: int) -> Segment:
         """A new segment with room for ``pages`` pages in all.
 
