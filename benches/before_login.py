@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from node_process import MI, NodeProcess, Sampler, node_process, raise_file_limit, table
-from resp_stream import Client, request
+from benches.node_process import MI, NodeProcess, Sampler, node_process, raise_file_limit, table
+from benches.resp_stream import Client, request
 
 from kvtide_cachenode.quantity import parse_quantity
 

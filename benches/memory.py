@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from node_process import MI, NodeProcess, Sampler, node_process, table
-from resp_stream import Client, request
+from benches.node_process import MI, NodeProcess, Sampler, node_process, table
+from benches.resp_stream import Client, request
 
 from kvtide_cachenode.quantity import parse_quantity
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from node_process import node_process, table
-from resp_stream import Client, request
-from truth_run import World, resize, show, stall, work
+from benches.node_process import node_process, table
+from benches.resp_stream import Client, request
+from benches.truth_run import World, resize, show, stall, work
 
 from kvtide_cachenode.quantity import parse_quantity
 

@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, cast
 
-from node_process import MI, NodeProcess
-from resp_stream import BrokenStreamError, Reply, ReplyReader, RespError, request
-from truth_model import Key, PrivateKey, SharedKey, Values
-from truth_script import BULK_BYTES, Desync, Expected, Refusal, Script, WrongValue, shown
+from benches.node_process import MI, NodeProcess
+from benches.resp_stream import BrokenStreamError, Reply, ReplyReader, RespError, request
+from benches.truth_model import Key, PrivateKey, SharedKey, Values
+from benches.truth_script import BULK_BYTES, Desync, Expected, Refusal, Script, WrongValue, shown
 
 WINDOW: Final = 256  # commands under way on one connection
 LARGE_AT_ONCE: Final = 3

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from resp_stream import Reply, RespError, Simple, request
-from truth_model import MAX_VALUE_BYTES, Key, Values
+from benches.resp_stream import Reply, RespError, Simple, request
+from benches.truth_model import MAX_VALUE_BYTES, Key, Values
 
 BULK_BYTES: Final = 16_384  # arguments from here on do not travel with the command
 LARGE_BYTES: Final = 4 << 20

@@ -22,9 +22,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from node_process import node_process, raise_file_limit, table
-from resp_stream import connect
-from waits_cases import CASES, Case, Stage
+from benches.node_process import node_process, raise_file_limit, table
+from benches.resp_stream import connect
+from benches.waits_cases import CASES, Case, Stage
 
 WANTED_MS: Final = 50.0
 PAUSE_S: Final = 0.0005

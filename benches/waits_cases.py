@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from node_process import MI, NodeProcess, node_process
-from resp_stream import Client, connect, request
+from benches.node_process import MI, NodeProcess, node_process
+from benches.resp_stream import Client, connect, request
 
 WORDS: Final = 1_000_000
 ENTRIES: Final = 500_000

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from processes import fetch
+from engine_tests.processes import fetch
 from safetensors.torch import save_file
 
 pytestmark = pytest.mark.timeout(1200)

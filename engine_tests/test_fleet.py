@@ -8,7 +8,7 @@ from itertools import product
 from operator import ne
 
 import pytest
-from processes import wait_for
+from engine_tests.processes import wait_for
 
 pytestmark = pytest.mark.timeout(1200)
 

@@ -142,7 +142,9 @@ def test_what_would_be_unsafe_is_refused_in_one_sentence(make_config, policy, sp
 
 
 def head(config, dtype=torch.bfloat16):
-    return namespace(config, LayerShape(128, 3, 64, dtype, "vec"), 30, None).head(None).result().name
+    named = namespace(config, LayerShape(128, 3, 64, dtype, "vec"), 30, None).head(None).result()
+    assert named is not None, "these are shared"
+    return named.name
 
 
 def test_what_must_not_be_exchanged_has_other_keys(make_config, monkeypatch):
