@@ -16,9 +16,11 @@ from vllm.v1.kv_cache_interface import (
     SlidingWindowSpec,
 )
 
+from kvtide_cachenode.engines.adapter_files import AdapterFiles
 from kvtide_cachenode.engines.block_keys import BlockName
 from kvtide_cachenode.engines.block_layout import BlockLayout, LayerShape
 from kvtide_cachenode.engines.container import HEADER_BYTES, Qualities, header, read
+from kvtide_cachenode.engines.namespace import AdapterVersion
 from kvtide_cachenode.engines.node_set import NodeSet
 from kvtide_cachenode.engines.options import read_options
 from kvtide_cachenode.engines.resp_client import Credentials, encode
@@ -193,6 +195,38 @@ def test_quality_is_inherited_by_what_is_computed_on_it(start_node):
         lineages.append(read(key, value, len(payload)))
     nodes.close()
     assert lineages == [Qualities(1.0, 0.5), Qualities(1.0, 1.0)]
+
+
+def test_a_block_of_an_adapter_that_was_replaced_meanwhile_is_not_stored(start_node, tmp_path):
+    """The request was named before, its block computed after vLLM may have read the new files."""
+    shape = LayerShape(16, HEADS, 32, torch.float32)
+    nodes = NodeSet([("127.0.0.1", start_node().port)], Credentials())
+    tally = Tally()
+    caches = {"0": torch.randn(BLOCKS, HEADS, 16, 64)}
+    worker = WorkerSide(shape, caches, b"0-1x1", nodes, read_options({"nodes": "a:1"}, "extra"), tally)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.bin").write_bytes(b"old")
+    old = AdapterVersion(str(tmp_path), AdapterFiles().digest(str(tmp_path)))
+    counted = {}
+
+    def store(depth):
+        name = BlockName(b"kvt:m:l", b"r:%d:h" % depth)
+        worker.store(StepMetadata(stores=[Store(name, depth, None, old)]))
+        deadline_s = monotonic() + 20
+        while sum(counted.values()) <= depth:
+            assert monotonic() < deadline_s
+            for counter, amount in tally.take().items():
+                if counter in ("store_blocks", "store_dropped_adapter_changed"):
+                    counted[counter] = counted.get(counter, 0) + amount
+
+    store(0)
+    (tmp_path / "adapter_model.bin").write_bytes(b"new")
+    store(1)
+    (tmp_path / "adapter_model.bin").unlink()
+    store(2)
+    worker.close()
+    nodes.close()
+    assert counted == {"store_blocks": 1, "store_dropped_adapter_changed": 2}
 
 
 def write(nodes, key, value):
