@@ -7,10 +7,11 @@ from dataclasses import asdict
 from typing import Final
 
 from kvtide_cachenode.eviction import Policy
+from kvtide_cachenode.sizing import PROCESS_BYTES
 from kvtide_cachenode.store.arena import ADDRESSES_PER_BYTE, Arena, extent_bytes
 from kvtide_cachenode.store.counters import Counters
 from kvtide_cachenode.store.index import Entry, Index
-from kvtide_cachenode.store.reservation import Reservation, extent_grant
+from kvtide_cachenode.store.reservation import CapacityError, Reservation, extent_grant
 
 # LMCache stores a metadata object of some hundred bytes beside every block: a page each would waste most
 # of it, so values up to this size live in the index.
@@ -19,14 +20,14 @@ INLINE_BYTES: Final = 2048
 # the keys and in the arena's books. Measured: 353 bytes for each of 200,000 inline entries, 294 for each of
 # 50,000 extents; the rest is for dictionaries that have just doubled and for pages of which a part is free.
 ENTRY_OVERHEAD_BYTES: Final = 512
+# Memory is counted anew when a 64th of the capacity was freed outside the arena, within these bounds.
+COUNTED_BYTES: Final = 4 * 1024 * 1024
+MOST_COUNTED_BYTES: Final = 64 * 1024 * 1024
+HEAP: Final = "heap"
 # Values that were announced and have not come take addresses only; at most this part of all there are.
 PROMISED_SHARE: Final = 1 / 4
 # A slice of a shrink ends after so many entries, however small they are.
 SLICE_ENTRIES: Final = 512
-
-
-class CapacityError(Exception):
-    """A value does not fit: it is larger than the tier, or what is there cannot be evicted now."""
 
 
 class Store:
@@ -52,6 +53,8 @@ class Store:
         # Of that, what is charged to no entry in an index.
         self._unindexed_bytes = 0
         self._beside: dict[str, int] = {}
+        self._process_bytes: Callable[[], int] | None = None
+        self._freed_bytes = 0  # outside the arena, since memory was counted last
         self._flushed: list[Index] = []
         self._use(Index(policy))
 
@@ -291,6 +294,23 @@ class Store:
         """What has to be done about once a second."""
         while self.free_flushed():
             await asyncio.sleep(0)
+        self.count_memory()
+
+    def watch_memory(self, process_bytes: Callable[[], int]) -> None:
+        """From now on charge what the process holds that nothing else accounts for.
+
+        Freed memory may stay with the allocator, in pages that other objects are on. ``process_bytes`` gives
+        back what can be and says what the kernel counts then.
+        """
+        self._process_bytes = process_bytes
+        self.count_memory()
+
+    def count_memory(self) -> None:
+        """Ask what the process holds, and charge what of it was not accounted for."""
+        self._freed_bytes = 0
+        if self._process_bytes is not None:
+            accounted = PROCESS_BYTES + self.resident_bytes() - self._beside.get(HEAP, 0)
+            self.charge_beside(HEAP, max(self._process_bytes() - accounted, 0))
 
     def charge_beside(self, what: str, size_bytes: int) -> None:
         """What something beside the entries takes of the capacity from now on, in place of what it took."""
@@ -384,3 +404,8 @@ class Store:
         self.used_bytes -= entry.charge
         if entry.inline is None:
             self._arena.free(entry.start)
+            self._freed_bytes += ENTRY_OVERHEAD_BYTES
+        else:
+            self._freed_bytes += entry.charge
+        if self._freed_bytes > min(max(self.capacity_bytes // 64, COUNTED_BYTES), MOST_COUNTED_BYTES):
+            self.count_memory()
