@@ -85,6 +85,11 @@ class DemotingStore(Store):
         self._limit_log()
         self._charge_log()
 
+    @property
+    def trouble(self) -> str | None:
+        """See `Store.trouble`."""
+        return self.log.trouble
+
     def set_capacity(self, capacity_bytes: int) -> None:
         """See `Store.set_capacity`; a shrink writes what it evicts for as long as `DEMOTE_S`."""
         self._drop_from_s = self._clock() + DEMOTE_S

@@ -67,6 +67,11 @@ class Store:
         return len(self._index)
 
     @property
+    def trouble(self) -> str | None:
+        """What is wrong now, in a sentence; DRAM alone has no troubles."""
+        return None
+
+    @property
     def wasted_bytes(self) -> int:
         """Rounding of extents, the only internal fragmentation."""
         return self._arena.wasted_bytes

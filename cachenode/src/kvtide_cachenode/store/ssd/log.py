@@ -151,6 +151,11 @@ class SsdLog:
         return self._index.rows
 
     @property
+    def trouble(self) -> str | None:
+        """What is wrong with the device now and what that means, in a sentence; None when nothing is."""
+        return self._writer.trouble
+
+    @property
     def index_bytes(self) -> int:
         """What the index counts for in memory."""
         return self._index.memory_bytes
