@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import os
+from pathlib import Path
 from typing import Final
 
 M_TRIM_THRESHOLD: Final = -1
@@ -31,6 +32,11 @@ class Heap:
         """Physical memory of the process, shared memory included, after free pages went back."""
         self._trim(0)
         return int(os.pread(self._fd, 256, 0).split()[_RESIDENT_FIELD]) * mmap.PAGESIZE
+
+
+def resident_bytes() -> int:
+    """Physical memory of the process, shared memory included."""
+    return int(Path("/proc/self/statm").read_text().split()[_RESIDENT_FIELD]) * mmap.PAGESIZE
 
 
 def _untrimmed(_keep_bytes: int) -> int:
