@@ -28,7 +28,7 @@ from kvtide_cachenode.client import NodeClient
 from kvtide_cachenode.messages import Desired, IdleTimeouts
 from kvtide_cachenode.sizing import SSD_ENTRY_BYTES
 from kvtide_cachenode.store.arena import extent_bytes
-from kvtide_cachenode.store.store import ENTRY_OVERHEAD_BYTES
+from kvtide_cachenode.store.room import ENTRY_OVERHEAD_BYTES
 from kvtide_operator.api.quantity import parse_quantity
 from kvtide_operator.replay.blocks import key_of
 from kvtide_operator.replay.player import ReplayOptions, replay

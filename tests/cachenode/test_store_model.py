@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.store import CapacityError, Entry, Reservation, Store
 from kvtide_cachenode.store.arena import extent_bytes
-from kvtide_cachenode.store.store import ENTRY_OVERHEAD_BYTES, INLINE_BYTES
+from kvtide_cachenode.store.room import ENTRY_OVERHEAD_BYTES
+from kvtide_cachenode.store.store import INLINE_BYTES
 
 KI = 1024
 CAPACITY = 256 * KI

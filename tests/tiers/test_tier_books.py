@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from kvtide_cachenode.store import CapacityError, Entry, Reservation, TieredStore
 from kvtide_cachenode.store.arena import extent_bytes
-from kvtide_cachenode.store.store import ENTRY_OVERHEAD_BYTES, INLINE_BYTES
+from kvtide_cachenode.store.room import ENTRY_OVERHEAD_BYTES
+from kvtide_cachenode.store.store import INLINE_BYTES
 
 from .conftest import MI, open_tiered
 
@@ -274,5 +275,45 @@ async def test_announcements_run_out_before_addresses_do(tmp_path: Path) -> None
     assert store.exists(b"kept")
     for reservation in announced:
         store.abort(reservation)
+    store.check()
+    await store.close(0)
+
+
+async def test_what_was_about_to_be_written_is_not_there_after_a_flush(tmp_path: Path) -> None:
+    store = await open_tiered(tmp_path, MI)
+    for number in range(600):
+        store.put(b"%d" % number, bytes(2000))
+    assert store._writing
+    store.clear()
+    store.put(b"later", b"v")
+    while store.free_flushed():
+        pass
+    await quiet(store)
+    await store.settle()
+    assert store.key_count() == 1
+    assert len(store.log) == 0
+    assert store.exists(b"later")
+    store.check()
+    await store.close(0)
+
+
+async def test_a_flush_holds_for_both_tiers_and_after_a_restart(tmp_path: Path) -> None:
+    store = await open_tiered(tmp_path, MI)
+    for number in range(2000):
+        store.put(b"%d" % number, bytes(2000))
+        if number % 16 == 0:
+            await quiet(store)
+    await store.maintain()
+    assert len(store.log) > 100
+    store.clear()
+    assert store.key_count() == 0
+    assert not any(store.exists(b"%d" % number) for number in range(2000))
+    store.put(b"7", b"new")
+    await store.settle()
+    await store.maintain()
+    store.check()
+    await store.close(5)
+    store = await open_tiered(tmp_path, MI)
+    assert [key for page in store.pages() for key in page] == [b"7"]
     store.check()
     await store.close(0)

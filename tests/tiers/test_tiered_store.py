@@ -19,6 +19,7 @@ from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.sizing import SSD_ENTRY_BYTES
 from kvtide_cachenode.store import CapacityError, SsdLog, StreamBrokenError, TieredStore
 from kvtide_cachenode.store.ssd.files import Files
+from kvtide_cachenode.tiers import tier_status
 
 from .conftest import MI, open_tiered
 
@@ -351,5 +352,36 @@ async def test_a_damaged_value_is_never_streamed_whole(tmp_path: Path) -> None:
     assert len(got) < len(large)
     assert not store.exists(b"large")
     assert await value_of(store, b"large") is None
+    store.check()
+    await store.close(0)
+
+
+async def test_a_directory_that_is_removed_costs_what_was_in_it_and_is_used_again_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ssd"
+    store = await filled(path, 60, dram_bytes=4 * MI)
+    assert store.trouble is None
+    shutil.rmtree(path)
+    for number in range(60, 120):
+        store.put(b"%d" % number, block(number))
+        await quiet(store)
+    await store.maintain()
+    assert store.trouble is not None
+    assert str(path) in store.trouble
+    assert tier_status(store)["ssd"].max_bytes >= 0
+    for number in range(120):
+        assert await value_of(store, b"%d" % number) in (None, block(number))
+    assert await value_of(store, b"119") == block(119)
+    store.delete(b"119")
+    await store.settle()
+    path.mkdir()
+    store.log._writer.breaker._closed_from_s = 0.0  # the pause is over
+    for number in range(200, 260):
+        store.put(b"%d" % number, block(number))
+        await quiet(store)
+    assert store.trouble is None
+    found = [await value_of(store, b"%d" % number) for number in range(200, 260)]
+    assert found == [block(number) for number in range(200, 260)]
     store.check()
     await store.close(0)

@@ -22,6 +22,8 @@ from kvtide_cachenode.messages import CapacityRequest, Desired, IdleTimeouts, Ve
 if TYPE_CHECKING:
     import redis
 
+    from .conftest import Process
+
 MI = 1024 * 1024
 Connect = Callable[[int], "redis.Redis[bytes]"]
 ENTRIES = 120
@@ -278,3 +280,25 @@ def test_a_damaged_state_is_said_at_start(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert ended.returncode == 2
     assert "mend it or remove it" in ended.stderr
+
+
+def test_an_iteration_over_two_tiers_misses_nothing_while_others_write(
+    start_node: Callable[..., "Process"], connect: Callable[[int], "redis.Redis[bytes]"], tmp_path: Path
+) -> None:
+    node = start_node("--dram", "4Mi", "--ssd", "256Mi", "--ssd-path", str(tmp_path))
+    reading, writing = connect(node.port), connect(node.port)
+    stay = {b"stay-%d" % number for number in range(2000)}
+    for key in sorted(stay):
+        writing.set(key, bytes(1000))
+    held = set(reading.scan_iter(count=100))
+    seen = set()
+    for at, key in enumerate(reading.scan_iter(count=20)):
+        seen.add(key)
+        if at % 10 == 0:
+            writing.set(b"more-%d" % at, bytes(100))
+            writing.get(b"stay-%d" % (at % 2000))  # comes up from the SSD
+        if at % 100 == 0:
+            reading.scan(0)  # cursors that nobody goes on with
+    still = set(reading.scan_iter(count=1000))
+    assert held & still <= seen
+    assert reading.dbsize() == len(still)

@@ -106,6 +106,7 @@ class AdminServer:
             listen=node.listen,
             keeps_state=desired.kept,
             ttl_s=desired.ttl_s,
+            trouble=node.store.trouble,
         )
 
     def _may(self, given: str) -> bool:

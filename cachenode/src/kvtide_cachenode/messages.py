@@ -96,7 +96,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
 
     ``desired`` is the newest document this node has, ``applied`` the newest that holds in full. ``listen`` is
     where it serves clients, ``HOST:PORT`` as bound; ``keeps_state`` says that its id and its newest document
-    outlive a restart; ``ttl_s`` is in force on its SSD, None where it has none.
+    outlive a restart; ``ttl_s`` is in force on its SSD, None where it has none. ``trouble`` is a sentence on
+    what is wrong with its SSD now.
     """
 
     api_version: str
@@ -115,6 +116,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     listen: str | None = None
     keeps_state: bool = False
     ttl_s: IdleTimeouts | None = None
+    trouble: str | None = None
 
 
 class DrainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

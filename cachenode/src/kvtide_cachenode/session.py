@@ -183,7 +183,7 @@ class Session:
         """Make room for the first bytes of the argument that is arriving; False: it is refused."""
         index = max(self.landed)
         landed = self.landed[index]
-        if not isinstance(landed, Reservation) or to_bytes <= landed.granted_bytes:
+        if not isinstance(landed, Reservation):
             return True
         try:
             self.node.store.grow(landed, to_bytes)

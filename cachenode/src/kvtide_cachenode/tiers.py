@@ -13,9 +13,13 @@ def largest_dram_bytes(store: Store) -> int:
 
 
 def largest_ssd_bytes(log: SsdLog) -> int:
-    """What the log holds and what the file system has left for it."""
-    space = os.statvfs(log.path)
-    return log.stats().used_bytes + space.f_bavail * space.f_frsize
+    """What the log holds and what the file system has left for it: nothing where it cannot be asked."""
+    used_bytes = log.stats().used_bytes
+    try:
+        space = os.statvfs(log.path)
+    except OSError:
+        return used_bytes
+    return used_bytes + space.f_bavail * space.f_frsize
 
 
 def tier_status(store: Store) -> dict[str, TierStatus]:

@@ -3,6 +3,7 @@
 from fnmatch import fnmatchcase
 
 from kvtide_cachenode.commands.table import TABLE, Command, command, fail_unknown
+from kvtide_cachenode.heap import resident_bytes
 from kvtide_cachenode.node import VERSION
 from kvtide_cachenode.session import Session
 from kvtide_cachenode.wire.replies import Reply
@@ -42,7 +43,7 @@ def _sections(session: Session) -> dict[str, dict[str, object]]:
         "Clients": {"connected_clients": len(node.sessions)},
         "Memory": {
             "used_memory": store.used_bytes,
-            "used_memory_rss": store.resident_bytes(),
+            "used_memory_rss": resident_bytes(),
             "maxmemory": store.capacity_bytes,
             "maxmemory_policy": "allkeys-lru",
         },

@@ -2,9 +2,9 @@
 
 from kvtide_cachenode.store.counters import Counters
 from kvtide_cachenode.store.index import Entry
-from kvtide_cachenode.store.reservation import Reservation
+from kvtide_cachenode.store.reservation import CapacityError, Reservation
 from kvtide_cachenode.store.ssd import SsdLog, SsdLogError, StreamBrokenError
-from kvtide_cachenode.store.store import CapacityError, Store
+from kvtide_cachenode.store.store import Store
 from kvtide_cachenode.store.tiered import TieredStore
 
 __all__ = [

@@ -13,8 +13,9 @@ from zlib import crc32
 from kvtide_cachenode.eviction import Policy, WriteAdmission, admits, root_in_key
 from kvtide_cachenode.sizing import LOG_INDEX_SHARE
 from kvtide_cachenode.store.index import Entry, Index
+from kvtide_cachenode.store.room import SLICE_ENTRIES
 from kvtide_cachenode.store.ssd import SsdLog, Stored, Tasks
-from kvtide_cachenode.store.store import SLICE_ENTRIES, Store
+from kvtide_cachenode.store.store import Store
 
 # So much of the tier is kept free, spare or on its way to the SSD: enough for a request of many blocks.
 SPARE_SHARE: Final = 1 / 8
@@ -85,6 +86,11 @@ class DemotingStore(Store):
         self._limit_log()
         self._charge_log()
 
+    @property
+    def trouble(self) -> str | None:
+        """See `Store.trouble`."""
+        return self.log.trouble
+
     def set_capacity(self, capacity_bytes: int) -> None:
         """See `Store.set_capacity`; a shrink writes what it evicts for as long as `DEMOTE_S`."""
         self._drop_from_s = self._clock() + DEMOTE_S
@@ -143,7 +149,7 @@ class DemotingStore(Store):
 
     async def _write(self, entry: Entry, value: memoryview) -> None:
         try:
-            if entry.live:
+            if self._index.find(entry.key) is entry:
                 result = await self.log.put(entry.key, value, group_of(entry.key))
                 if isinstance(result, Stored):
                     self.movement.demoted += 1

@@ -9,6 +9,10 @@ from kvtide_cachenode.store.arena import LEAD_BYTES, extent_bytes
 GRANT_BYTES: Final = 1024 * 1024
 
 
+class CapacityError(Exception):
+    """A value does not fit: it is larger than the tier, or what is there cannot be evicted now."""
+
+
 @dataclass(slots=True)
 class Reservation:
     """An extent that a value is being received into; nobody sees it before `Store.commit`.

@@ -7,56 +7,29 @@ from dataclasses import asdict
 from typing import Final
 
 from kvtide_cachenode.eviction import Policy
-from kvtide_cachenode.store.arena import ADDRESSES_PER_BYTE, Arena, extent_bytes
-from kvtide_cachenode.store.counters import Counters
+from kvtide_cachenode.store.arena import ADDRESSES_PER_BYTE, extent_bytes
 from kvtide_cachenode.store.index import Entry, Index
-from kvtide_cachenode.store.reservation import Reservation, extent_grant
+from kvtide_cachenode.store.reservation import CapacityError, Reservation, extent_grant
+from kvtide_cachenode.store.room import ENTRY_OVERHEAD_BYTES, Room
 
 # LMCache stores a metadata object of some hundred bytes beside every block: a page each would waste most
 # of it, so values up to this size live in the index.
 INLINE_BYTES: Final = 2048
-# What one entry costs beside its key's and value's bytes: the entry, its places in two dictionaries, among
-# the keys and in the arena's books. Measured: 353 bytes for each of 200,000 inline entries, 294 for each of
-# 50,000 extents; the rest is for dictionaries that have just doubled and for pages of which a part is free.
-ENTRY_OVERHEAD_BYTES: Final = 512
 # Values that were announced and have not come take addresses only; at most this part of all there are.
 PROMISED_SHARE: Final = 1 / 4
-# A slice of a shrink ends after so many entries, however small they are.
-SLICE_ENTRIES: Final = 512
 
 
-class CapacityError(Exception):
-    """A value does not fit: it is larger than the tier, or what is there cannot be evicted now."""
-
-
-class Store:
-    """Entries of one tier, evicted by ``policy`` so that ``used_bytes`` never exceeds ``capacity_bytes``.
-
-    Every entry is charged the extent or inline bytes, its key and its metadata; so are reservations, as far
-    as they were granted, and entries that were removed while a reply still sends them. Only while a shrink is
-    under way is more used than the capacity, and then inserts evict at least what they add.
-    """
+class Store(Room):
+    """What clients do with the entries of one tier; what they are charged is in `Room`."""
 
     def __init__(self, capacity_bytes: int, max_bytes: int, policy: Policy[bytes]) -> None:
-        assert 0 <= capacity_bytes <= max_bytes, "the capacity is between zero and max_bytes"
-        self.capacity_bytes = capacity_bytes
-        self.max_bytes = max_bytes
-        self.used_bytes = 0
-        self.counters = Counters()
+        super().__init__(capacity_bytes, max_bytes, policy)
         self.tiered = False
         self.unsettled = False
-        self._arena = Arena(max_bytes)
         self._max_promised_bytes = int(extent_bytes(max_bytes) * ADDRESSES_PER_BYTE * PROMISED_SHARE)
-        # Charged to reservations, pinned entries, and beside: cannot be freed now.
-        self._held_bytes = 0
-        # Of that, what is charged to no entry in an index.
-        self._unindexed_bytes = 0
-        self._beside: dict[str, int] = {}
-        self._flushed: list[Index] = []
-        self._use(Index(policy))
 
     def _use(self, index: Index) -> None:
-        self._index = index
+        super()._use(index)
         self.exists: Callable[[bytes], bool] = index.contains
         self.peek = index.find
 
@@ -64,13 +37,9 @@ class Store:
         return len(self._index)
 
     @property
-    def wasted_bytes(self) -> int:
-        """Rounding of extents, the only internal fragmentation."""
-        return self._arena.wasted_bytes
-
-    def resident_bytes(self) -> int:
-        """Physical memory of the tier: the arena's pages and what is charged outside it."""
-        return self._arena.resident_bytes() + self.used_bytes - self._arena.used_bytes
+    def trouble(self) -> str | None:
+        """What is wrong now, in a sentence; DRAM alone has no troubles."""
+        return None
 
     def get(self, key: bytes) -> Entry | None:
         """The entry of a key, now the most recently used, or None."""
@@ -127,25 +96,6 @@ class Store:
     def counted(self) -> dict[str, int]:
         """What happened since the start."""
         return asdict(self.counters)
-
-    def pin(self, entry: Entry) -> memoryview:
-        """The bytes of a live entry outside the index; they stay as they are until `unpin`."""
-        assert entry.live, "pin of a removed entry"
-        if not entry.pins:
-            self._held_bytes += entry.charge
-        entry.pins += 1
-        if entry.inline is not None:
-            return memoryview(entry.inline)
-        return self._arena.view(entry.start, entry.length)
-
-    def unpin(self, entry: Entry) -> None:
-        """Let go of one pin. The memoryview must not be used any more."""
-        entry.pins -= 1
-        if not entry.pins:
-            self._held_bytes -= entry.charge
-            if not entry.live:
-                self._unindexed_bytes -= entry.charge
-                self._release(entry)
 
     def value(self, entry: Entry) -> bytes:
         """A copy of an entry's bytes."""
@@ -255,116 +205,15 @@ class Store:
         self._flushed.append(self._index)
         self._use(Index(self._index.policy.fresh()))
 
-    def free_flushed(self) -> bool:
-        """Give back a slice of what `clear` removed; whether there is more."""
-        if not self._flushed:
-            return False
-        index = self._flushed[-1]
-        for entry in index.drain(SLICE_ENTRIES):
-            self._retire(entry)
-        if index.drained:
-            self._flushed.pop()
-        return bool(self._flushed)
-
-    def set_capacity(self, capacity_bytes: int) -> None:
-        """Change the cap. A smaller one holds for new values at once; `shrink` brings the rest under it."""
-        assert 0 <= capacity_bytes <= self.max_bytes, "the capacity is between zero and max_bytes"
-        self.capacity_bytes = capacity_bytes
-
-    def shrink(self, slice_bytes: int) -> bool:
-        """Evict and give back pages, about ``slice_bytes`` of each; whether something was left to do."""
-        before = self.used_bytes
-        for _ in range(SLICE_ENTRIES):
-            if self.used_bytes <= self.capacity_bytes or before - self.used_bytes >= slice_bytes:
-                break
-            if not (self._may_evict() and self._evict()):
-                break
-        given_back = self._arena.trim(self._arena_limit_bytes(), slice_bytes)
-        return given_back > 0 or self.used_bytes != before
-
-    def over_capacity(self) -> bool:
-        """Whether more is used or resident than the capacity allows: a shrink is not finished."""
-        arena = self._arena
-        return self.used_bytes + arena.warm_bytes > self.capacity_bytes
-
     async def maintain(self) -> None:
         """What has to be done about once a second."""
         while self.free_flushed():
             await asyncio.sleep(0)
-
-    def charge_beside(self, what: str, size_bytes: int) -> None:
-        """What something beside the entries takes of the capacity from now on, in place of what it took."""
-        more = size_bytes - self._beside.get(what, 0)
-        self._beside[what] = size_bytes
-        self._hold(more)
-
-    def check(self) -> None:
-        """Recompute the books; an AssertionError is a defect of this class."""
-        self._arena.check()
-        self._index.keys.check()
-        entries = [entry for index in (self._index, *self._flushed) for entry in index.entries()]
-        charged = sum(entry.charge for entry in entries)
-        assert self.used_bytes == charged + self._unindexed_bytes, "used bytes differ from what is charged"
-        pinned = sum(entry.charge for entry in entries if entry.pins)
-        assert self._held_bytes == pinned + self._unindexed_bytes, "held bytes differ"
-        assert all(entry.live for entry in entries), "an index holds a removed entry"
-
-    def _hold(self, more_bytes: int) -> None:
-        """Charge bytes that belong to no entry and cannot be freed by evicting."""
-        self.used_bytes += more_bytes
-        self._held_bytes += more_bytes
-        self._unindexed_bytes += more_bytes
-
-    def _arena_limit_bytes(self) -> int:
-        """How much the arena may hold beside what is charged outside it."""
-        return self.capacity_bytes - self.used_bytes + self._arena.used_bytes
+        self.count_memory()
 
     def _allocate(self, length: int, granted: int, beside: int) -> int | None:
         """An extent whose key and metadata take ``beside`` bytes of the capacity outside the arena."""
         return self._arena.allocate(length, granted, self._arena_limit_bytes() - beside)
-
-    def _make_room(self, charge: int, whole: int, length: int) -> None:
-        """Evict until ``charge`` more bytes fit, of a value that will take ``whole`` in the end."""
-        if whole > self.capacity_bytes:
-            raise self._rejection(
-                f"a value of {length} bytes needs {whole} bytes and the tier has {self.capacity_bytes}"
-            )
-        # While a shrink is under way, an insert must not add to what is used.
-        limit = max(self.capacity_bytes, self.used_bytes)
-        if self._held_bytes + charge <= limit:
-            while self.used_bytes + charge > limit and self._evict():
-                pass
-            if self.used_bytes + charge <= limit:
-                return
-        raise self._rejection(
-            f"no room for a value of {length} bytes: "
-            f"writes and replies in flight hold {self._held_bytes} bytes"
-        )
-
-    def _rejection(self, sentence: str) -> CapacityError:
-        self.counters.rejected += 1
-        return CapacityError(sentence)
-
-    def _evict(self) -> bool:
-        if self._flushed:
-            self.free_flushed()
-            return True
-        key = self._index.victim()
-        if key is None:
-            return False
-        entry = self._index.remove(key)
-        assert entry is not None, "the policy holds a key that the index does not"
-        self._count_eviction(entry)
-        self._retire(entry)
-        return True
-
-    def _may_evict(self) -> bool:
-        """Whether a shrink may evict now."""
-        return True
-
-    def _count_eviction(self, entry: Entry) -> None:
-        self.counters.evictions += 1
-        self.counters.evicted_bytes += entry.charge
 
     def _replace(self, entry: Entry) -> None:
         old = self._index.put(entry)
@@ -372,15 +221,3 @@ class Store:
             self._retire(old)
         self.counters.sets += 1
         self.counters.written_bytes += entry.length
-
-    def _retire(self, entry: Entry) -> None:
-        entry.live = False
-        if entry.pins:
-            self._unindexed_bytes += entry.charge
-        else:
-            self._release(entry)
-
-    def _release(self, entry: Entry) -> None:
-        self.used_bytes -= entry.charge
-        if entry.inline is None:
-            self._arena.free(entry.start)

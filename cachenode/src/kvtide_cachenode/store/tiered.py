@@ -16,9 +16,10 @@ from kvtide_cachenode.eviction.admission import REUSED, TOUCHED_TWICE
 from kvtide_cachenode.store.arena import extent_bytes
 from kvtide_cachenode.store.demotion import WRITES_UNDER_WAY, DemotingStore, group_of_root
 from kvtide_cachenode.store.index import Entry, Index
-from kvtide_cachenode.store.reservation import Reservation
+from kvtide_cachenode.store.reservation import CapacityError, Reservation
+from kvtide_cachenode.store.room import ENTRY_OVERHEAD_BYTES
 from kvtide_cachenode.store.ssd import Missed, SsdLog, ValueStream
-from kvtide_cachenode.store.store import ENTRY_OVERHEAD_BYTES, INLINE_BYTES, CapacityError
+from kvtide_cachenode.store.store import INLINE_BYTES
 
 # An entry larger than this part of DRAM would displace too much: it is streamed from the SSD.
 PROMOTED_SHARE: Final = 1 / 8

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from kvtide_cachenode.store.ssd.books import Books
 from kvtide_cachenode.store.ssd.files import Directory
 from kvtide_cachenode.store.ssd.io_pool import IoPool
-from kvtide_cachenode.store.ssd.limits import Capacity, Retention
+from kvtide_cachenode.store.ssd.limits import SLICE_ENTRIES, Capacity, Retention
 from kvtide_cachenode.store.ssd.record_io import move_record
 from kvtide_cachenode.store.ssd.results import Counters
 from kvtide_cachenode.store.ssd.segment import Segment
@@ -25,7 +25,7 @@ from kvtide_cachenode.store.ssd.tasks import Tasks
 Usefulness = Callable[[bytes, float], float]
 
 SAMPLED_ENTRIES = 512
-# So many entries are looked at for one choice: some ten milliseconds. The best segment so far is taken then.
+# So many entries are looked at for one choice. The best segment so far is taken then.
 SCORED_ENTRIES = 8192
 _NEVER = (-math.inf, -math.inf)
 # At most this share of the log counts as useful, and of one segment is moved.
@@ -102,9 +102,9 @@ class Cleaner:
             # Far above the cap everything will be looked at once: keep what will fit, not half of it.
             fraction = min(KEEP_FRACTION, cap_bytes / used) if used else 0.0
             threshold = self._threshold(fraction)
-            victim = self._victim(threshold)
+            victim = await self._victim(threshold)
             if victim is None and (self.head.retire() | self._moved_head.retire()):
-                victim = self._victim(threshold)
+                victim = await self._victim(threshold)
             return victim is not None and await self._clean(victim, threshold, cap_bytes)
 
     def _score(self, row: int) -> tuple[float, float]:
@@ -127,7 +127,21 @@ class Cleaner:
                 return score
         return _NEVER
 
-    def _victim(self, threshold: tuple[float, float]) -> Segment | None:
+    async def _scores(self, segment: Segment) -> list[tuple[tuple[float, float], int, bytes]]:
+        """Score, record's bytes and key of each entry of a segment, looked at in slices."""
+        index, scores = self._books.index, []
+        rows = index.members(segment.number)
+        for start in range(0, len(rows), SLICE_ENTRIES):
+            if start:
+                await asyncio.sleep(0)
+            scores += [
+                (self._score(row), index.record_bytes(row), index.keys[row])
+                for row in rows[start : start + SLICE_ENTRIES]
+                if index.segment[row] == segment.number
+            ]
+        return scores
+
+    async def _victim(self, threshold: tuple[float, float]) -> Segment | None:
         heads = (self.head.segment, self._moved_head.segment)
         sealed = [
             segment
@@ -138,12 +152,12 @@ class Cleaner:
             return None
         emptiest = min(sealed, key=lambda segment: segment.fresh_bytes / segment.charged_bytes)
         sealed.sort(key=lambda segment: (segment.number <= self._hand, segment.number))
-        index, scored, best = self._books.index, 0, (math.inf, emptiest)
+        scored, best = 0, (math.inf, emptiest)
         for segment in (emptiest, *sealed):
-            rows = index.members(segment.number)
-            useful = sum(index.record_bytes(row) for row in rows if self._score(row) > threshold)
+            scores = await self._scores(segment)
+            useful = sum(size for score, size, _ in scores if score > threshold)
             best = min(best, (useful / segment.charged_bytes, segment), key=lambda pair: pair[0])
-            scored += len(rows)
+            scored += len(scores)
             if segment is not emptiest:
                 self._hand = segment.number
             if best[0] <= KEEP_FRACTION or scored >= SCORED_ENTRIES:
@@ -155,9 +169,7 @@ class Cleaner:
         limit = MOVE_FRACTION * victim.charged_bytes
         if segments.used_bytes <= cap_bytes:
             limit = min(limit, cap_bytes - segments.used_bytes)
-        scored = [(self._score(row), index.keys[row]) for row in index.members(victim.number)]
-        scored.sort(reverse=True)
-        for score, key in scored:
+        for score, _, key in sorted(await self._scores(victim), reverse=True):
             row = index.rows.get(key)
             if score <= threshold or row is None or index.segment[row] != victim.number:
                 continue

@@ -123,14 +123,23 @@ class LogIndex:
         listed = dict.fromkeys(self._members.get(number, ()))
         return [row for row in listed if self.segment[row] == number]
 
-    def drop_members(self, number: int) -> list[bytes]:
-        """Forget all entries of a segment that is gone; returns their keys."""
-        rows = self.members(number)
-        keys = [self.keys[row] for row in rows]
-        for row in rows:
-            self.remove(row)
-        self._members.pop(number, None)
-        return keys
+    def drop_members(self, number: int, at_most: int | None = None) -> int | None:
+        """Forget entries of a segment that is gone, all or a slice of them.
+
+        Returns the bytes of their records, None when there are no more.
+        """
+        members = self._members.get(number)
+        if not members:
+            self._members.pop(number, None)
+            return None
+        first = 0 if at_most is None else max(len(members) - at_most, 0)
+        size = 0
+        for row in members[first:]:
+            if self.segment[row] == number:
+                size += self.record_bytes(row)
+                self.remove(row)
+        del members[first:]
+        return size
 
     def record_bytes(self, row: int) -> int:
         """Size of an entry's record on the disk."""

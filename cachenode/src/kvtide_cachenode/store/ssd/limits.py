@@ -10,6 +10,8 @@ from kvtide_cachenode.store.ssd.space import Segments, segment_bytes
 
 # Of memory; at the limit, a million entries with ordinary keys, the oldest segments make way, as at the cap.
 MAX_INDEX_BYTES = SSD_ENTRY_BYTES << 20
+# Entries looked at between two turns of the loop: a millisecond or two.
+SLICE_ENTRIES = 2048
 # After this time a disk that was found full is tried again.
 FULL_RETRY_S = 60.0
 

@@ -17,10 +17,11 @@ from kvtide_cachenode.store.ssd.books import Books
 from kvtide_cachenode.store.ssd.cleaning import Cleaner, Usefulness
 from kvtide_cachenode.store.ssd.files import Directory, Files, SsdLogError
 from kvtide_cachenode.store.ssd.io_pool import IoPool
-from kvtide_cachenode.store.ssd.limits import MAX_INDEX_BYTES, Capacity, Limits, Retention
+from kvtide_cachenode.store.ssd.limits import MAX_INDEX_BYTES, SLICE_ENTRIES, Capacity, Limits, Retention
 from kvtide_cachenode.store.ssd.reader import LogReader
 from kvtide_cachenode.store.ssd.recovery import Recovered, recover
 from kvtide_cachenode.store.ssd.results import Counters, Missed, Refused, SsdLogStats, Stored
+from kvtide_cachenode.store.ssd.segment import Segment
 from kvtide_cachenode.store.ssd.snapshot import SNAPSHOT_NAME
 from kvtide_cachenode.store.ssd.space import Segments
 from kvtide_cachenode.store.ssd.stream import Streams, ValueStream
@@ -149,6 +150,11 @@ class SsdLog:
     def rows(self) -> Mapping[bytes, int]:
         """The keys of all entries, expired ones included; another object after `forget_all`."""
         return self._index.rows
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the device now and what that means, in a sentence; None when nothing is."""
+        return self._writer.trouble
 
     @property
     def index_bytes(self) -> int:
@@ -335,6 +341,8 @@ class SsdLog:
         self._budget.spend(size_bytes)
         self.counters.written_bytes += size_bytes
 
-    def _lost(self, number: int) -> None:
-        """A segment is gone."""
-        self._index.drop_members(number)
+    async def _lost(self, segment: Segment) -> None:
+        """A segment is gone: forget its entries, in slices. Reads of the rest miss meanwhile."""
+        while (size := self._index.drop_members(segment.number, SLICE_ENTRIES)) is not None:
+            segment.live_bytes -= size
+            await asyncio.sleep(0)

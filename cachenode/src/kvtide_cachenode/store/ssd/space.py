@@ -47,11 +47,15 @@ class Segments:
     """All segments of a log. ``used_bytes`` is what they count for; ``spend`` is told of bytes written.
 
     A segment whose dead map cannot be written is given up, file and all, because a restart could otherwise
-    bring back what was deleted; ``lost`` is told its number, as it is when a segment is dropped.
+    bring back what was deleted; ``lost`` forgets its entries, as it does when a segment is dropped.
     """
 
     def __init__(
-        self, directory: Directory, pool: IoPool, spend: Callable[[int], None], lost: Callable[[int], None]
+        self,
+        directory: Directory,
+        pool: IoPool,
+        spend: Callable[[int], None],
+        lost: Callable[[Segment], Awaitable[None]],
     ) -> None:
         self.table: dict[int, Segment] = {}
         self.used_bytes = 0
@@ -160,7 +164,7 @@ class Segments:
             return False
         self._undead.discard(segment)
         self._unsynced.discard(segment)
-        self._lost(segment.number)
+        await self._lost(segment)
         del self.table[segment.number]
         self.used_bytes -= self._charged.pop(segment.number)
         return True

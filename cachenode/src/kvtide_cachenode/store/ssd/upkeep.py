@@ -1,13 +1,15 @@
 """What the log does now and then: removing what has expired, and the snapshot of its index."""
 
+import asyncio
 from collections.abc import Callable
 
 from kvtide_cachenode.store.ssd.books import Books
 from kvtide_cachenode.store.ssd.cleaning import Cleaner
 from kvtide_cachenode.store.ssd.files import Directory
 from kvtide_cachenode.store.ssd.io_pool import IoPool
-from kvtide_cachenode.store.ssd.limits import Capacity, Retention
+from kvtide_cachenode.store.ssd.limits import SLICE_ENTRIES, Capacity, Retention
 from kvtide_cachenode.store.ssd.results import Counters
+from kvtide_cachenode.store.ssd.segment import Segment
 from kvtide_cachenode.store.ssd.snapshot import encode_snapshot, write_snapshot
 from kvtide_cachenode.store.ssd.write_gate import WriteBudget
 
@@ -69,12 +71,27 @@ class Upkeep:
                 continue
             rows = self._index.members(segment.number)
             looked_at += len(rows) + 1
-            segment.fresh_bytes = sum(
-                self._index.record_bytes(row) for row in rows if self._retention.fresh(row)
+            live_bytes = segment.live_bytes
+            segment.fresh_bytes = await self._count_fresh(segment, rows)
+            busy = (
+                segment.writing
+                or segment is self._cleaner.head.segment
+                or segment.live_bytes != live_bytes  # it changed while it was looked at: next time
             )
-            busy = segment.writing or segment is self._cleaner.head.segment
             if not segment.fresh_bytes and not busy and await segments.drop(segment):
                 self._counters.expired += len(rows)
+
+    async def _count_fresh(self, segment: Segment, rows: list[int]) -> int:
+        index, fresh, fresh_bytes = self._index, self._retention.fresh, 0
+        for start in range(0, len(rows), SLICE_ENTRIES):
+            if start:
+                await asyncio.sleep(0)
+            fresh_bytes += sum(
+                index.record_bytes(row)
+                for row in rows[start : start + SLICE_ENTRIES]
+                if index.segment[row] == segment.number and fresh(row)
+            )
+        return fresh_bytes
 
     async def snapshot(self) -> None:
         """Write down the index, after a sync of all that it tells of."""

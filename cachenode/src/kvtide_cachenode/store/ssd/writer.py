@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -13,8 +14,12 @@ from kvtide_cachenode.store.ssd.limits import Capacity, Limits, Retention
 from kvtide_cachenode.store.ssd.record import MAX_KEY_BYTES, MAX_VALUE_BYTES, Header, record_bytes
 from kvtide_cachenode.store.ssd.record_io import write_record
 from kvtide_cachenode.store.ssd.results import Counters, Refusal, Refused, Stored
+from kvtide_cachenode.store.ssd.segment import Segment
 from kvtide_cachenode.store.ssd.space import segment_bytes
+from kvtide_cachenode.store.ssd.tasks import Tasks
 from kvtide_cachenode.store.ssd.write_gate import Breaker, WriteBudget
+
+log = logging.getLogger("kvtide_node")
 
 
 class LogWriter:
@@ -38,6 +43,7 @@ class LogWriter:
         self.waiting_bytes = 0
         self.closed = False
         self.breaker = Breaker()
+        self.trouble: str | None = None
         self._books = books
         self._directory = directory
         self._pool = pool
@@ -49,6 +55,7 @@ class LogWriter:
         self._spend = spend
         self._limits = limits
         self._clock = clock
+        self._tasks = Tasks()
         self._under_way: set[asyncio.Future[int | None]] = set()
 
     def objection(self, key: bytes, size_bytes: int, group: int) -> Refusal | None:
@@ -101,7 +108,7 @@ class LogWriter:
         except TimeoutError:
             refusal = Refusal.SLOW
         except OSError as error:
-            refusal = self._failed(error)
+            refusal = self._failed(error, None)
         finally:
             if not placed:
                 self._books.end(writing)
@@ -142,11 +149,14 @@ class LogWriter:
         held = None if done.cancelled() or error else done.result()
         if error is not None:
             self._books.supersede(writing)  # some of it may be on the disk
-            outcome.append(Refused(self._failed(error)))
+            outcome.append(Refused(self._failed(error, segment)))
             return
         if held is None:
             return
         self.breaker.succeeded()
+        if self.trouble is not None:
+            log.info("the SSD takes writes again")
+            self.trouble = None
         self._books.segments.written(segment, held)
         if writing.superseded or segment.removed:
             outcome.append(Refused(Refusal.SUPERSEDED if writing.superseded else Refusal.IO_ERROR))
@@ -155,9 +165,17 @@ class LogWriter:
         outcome.append(Stored(header.sequence))
         self._cleaner.make_room_ahead()
 
-    def _failed(self, error: BaseException) -> Refusal:
+    def _failed(self, error: BaseException, segment: Segment | None) -> Refusal:
         if not isinstance(error, OSError):
             raise error
+        if self.trouble is None:
+            self.trouble = (
+                f"the SSD cannot be written ({error.strerror or error}): what leaves DRAM is lost until "
+                f"{self._directory.path} takes writes again"
+            )
+            log.warning(self.trouble)
+        if isinstance(error, FileNotFoundError) and segment is not None:
+            self._tasks.start(self._books.segments.drop(segment))  # somebody removed the file
         self._counters.write_errors += 1
         self.breaker.failed(self._clock())
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

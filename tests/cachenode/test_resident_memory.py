@@ -1,0 +1,49 @@
+"""What the kernel counts stays below the cap, the process and 3 %, whatever is stored after what."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from .conftest import MI, Process
+
+CAP = 48 * MI
+ALLOWED = CAP * 103 // 100 + 64 * MI
+
+
+def resident_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+
+
+def fill(client: "redis.Redis[bytes]", name: str, count: int, length: int) -> None:
+    value = bytes(length)
+    for first in range(0, count, 250):
+        pipeline = client.pipeline(transaction=False)
+        for number in range(first, min(first + 250, count)):
+            pipeline.set(f"{name}{number}", value)
+        pipeline.execute()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("tiers", ["dram", "dram and ssd"])
+def test_small_values_make_way_for_large_ones_and_back(
+    start_node: Callable[..., Process], tmp_path: Path, tiers: str
+) -> None:
+    options = ["--ssd", "1Gi", "--ssd-path", str(tmp_path)] if "ssd" in tiers else []
+    node = start_node("--dram", str(CAP), *options)
+    with redis.Redis(port=node.port) as client:
+        for name, count, length in [("s", 20_000, 2000), ("l", 60, MI), ("t", 20_000, 10), ("m", 60, MI)]:
+            fill(client, name, count, length)
+            assert resident_bytes(node.process.pid) <= ALLOWED, f"after {count} values of {length} bytes"
+        gone = random.Random(1).sample(range(20_000), 15_000)
+        for first in range(0, len(gone), 1000):
+            client.delete(*(f"t{number}" for number in gone[first : first + 1000]))
+        fill(client, "l", 60, MI)
+        assert resident_bytes(node.process.pid) <= ALLOWED, "after deletes here and there"
+        client.flushall()
+        assert client.dbsize() == 0
+        said = client.info("memory")["used_memory_rss"]
+        assert abs(said - resident_bytes(node.process.pid)) < 8 * MI
