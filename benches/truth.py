@@ -23,7 +23,8 @@ from typing import Any
 import uvloop
 from node_process import node_process, table
 from resp_stream import Client, request
-from truth_run import World, resize, show, stall, work
+from truth_run import World, resize, show, work
+from truth_stall import stall
 
 from kvtide_cachenode.quantity import parse_quantity
 
