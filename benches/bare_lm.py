@@ -1,4 +1,4 @@
-"""What the loopback can do with `lm://`: `python benches/bare_lm.py LARGEST_PAYLOAD_BYTES`.
+"""What the loopback can do with `lm://`: `python -m benches.bare_lm LARGEST_PAYLOAD_BYTES`.
 
 Receives every payload into one buffer and answers every GET with what is there; stores
 nothing, checks nothing, a blocking thread for each connection.

@@ -1,4 +1,4 @@
-"""What the loopback can do: `python benches/bare_loop.py REQUEST_BYTES REPLY_BYTES`.
+"""What the loopback can do: `python -m benches.bare_loop REQUEST_BYTES REPLY_BYTES`.
 
 Receives requests of a known length into one buffer, looks at none of it, and answers each with one buffer of
 the given length. Everything else a server does is left out.

@@ -1,6 +1,6 @@
 """What connections cost that have not logged in, at their worst, and who is still served beside them.
 
-    python benches/before_login.py [--connections 2000] [--open | --password] [--behaviours 1,2] [--json]
+    python -m benches.before_login [--connections 2000] [--open | --password] [--behaviours 1,2] [--json]
 
 A new node for each behaviour, once with a password and once open. So many connections come, do their worst
 and stay; the node's VmRSS is read from outside until it has been quiet for a while. What it grew by must stay

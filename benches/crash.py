@@ -1,6 +1,6 @@
 """Kill -9 under writes, over and over: no wrong byte is ever served; lost is what was not on the SSD yet.
 
-    python benches/crash.py [--kills 100] [--directory DIR] [--json]
+    python -m benches.crash [--kills 100] [--directory DIR] [--json]
 
 Each round starts the node on the directory that the last one left, reads every key and compares it, then
 sets, overwrites, reads and deletes keys on several connections until the node is killed at a random moment. A

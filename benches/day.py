@@ -1,6 +1,6 @@
 """A generated day, played through real nodes: sized by the loop, and at fixed sizes.
 
-    python benches/day.py [--speed 60] [--rate 0.7] [--hours 6] [--seed 1] [--json]
+    python -m benches.day [--speed 60] [--rate 0.7] [--hours 6] [--seed 1] [--json]
 
 The load rises and falls once, as over a day, within ``--hours``; window, interval and stabilisation are those
 of a day scaled alike. The loop's clock runs as much faster as the trace is played (decision 0002). Cost and

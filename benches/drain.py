@@ -1,6 +1,6 @@
 """Drain of one of three nodes whose working set fits in two: the hit ratio before and after, and what stayed.
 
-    python benches/drain.py [--json]
+    python -m benches.drain [--json]
 
 Three nodes hold Zipf-distributed blocks far beyond what is asked for often; a client that knows no cluster
 reads through one node and stores what it misses, as an engine does. When the hit ratio has settled, one node

@@ -1,6 +1,6 @@
 """Hit ratios of a real node: against the exact curve, and after a live shrink against a node born small.
 
-python benches/hit_ratio.py TRACE [--requests 2000] [--block-bytes 64Ki] [--json]
+python -m benches.hit_ratio TRACE [--requests 2000] [--block-bytes 64Ki] [--json]
 """
 
 import argparse

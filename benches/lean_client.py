@@ -1,7 +1,7 @@
 """A client that costs little: blocking sockets, prebuilt requests, replies received into one fixed buffer.
 
 It checks no byte of a value, so what limits is the server or the loopback. It runs in a process of its own
-(`python benches/lean_client.py PORT CASE SIZE CONNECTIONS SECONDS`) and prints round trips per second; what
+(`python -m benches.lean_client PORT CASE SIZE CONNECTIONS SECONDS`) and prints round trips per second; what
 it reads must have been stored (`prepare`).
 """
 

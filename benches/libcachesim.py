@@ -1,6 +1,6 @@
 """LRU hits block by block: our stack distances and our DRAM pass against libcachesim's LRU.
 
-    python benches/libcachesim.py TRACE [--blocks N,N,...] [--python PATH] [--json]
+    python -m benches.libcachesim TRACE [--blocks N,N,...] [--python PATH] [--json]
 
 libcachesim, a Python package, is no dependency of kvtide. Where it is not installed
 beside it, ``--python`` names an interpreter that has it and numpy. Every count must be equal; if one is not,
@@ -29,7 +29,7 @@ CAPACITIES = (1, 100, 500, 1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 128_0
 THEIRS = """
 import json, sys
 import numpy as np
-from libcachesim import LRU, Request
+from benches.libcachesim import LRU, Request
 blocks = np.load(sys.argv[1]).tolist()
 hits = []
 for capacity in map(int, sys.argv[2:]):

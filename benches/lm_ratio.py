@@ -1,6 +1,6 @@
 """`lm://` PUT and GET: this node against LMCache's own `lmcache_server` and against the limit, side by side.
 
-    python benches/lm_ratio.py --lmcache-server VENV/bin/lmcache_server [--json]
+    python -m benches.lm_ratio --lmcache-server VENV/bin/lmcache_server [--json]
 
 The servers run on this machine and get the same load from the same client, in turns; the *limit* is a bare
 loop (bare_lm.py) that receives every payload into one buffer and sends it from there, with a thread for each

@@ -1,6 +1,6 @@
 """The memory of a node as the kernel counts it, under mixes of entries, against what its cap allows.
 
-    python benches/memory.py [--cap 256Mi] [--connections 16] [--mixes 1,2,3] [--seed N] [--json]
+    python -m benches.memory [--cap 256Mi] [--connections 16] [--mixes 1,2,3] [--seed N] [--json]
 
 Each mix fills a new node well beyond its cap over several connections while VmRSS (and RssShmem, the part of
 it that is the arena) is read from outside every 20 ms. The peak must stay below the cap + 64 MiB + 3 % of the

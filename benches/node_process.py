@@ -1,7 +1,6 @@
 """A node in a process of its own, as a bench sees it: its ports, its memory, its log, its admin API."""
 
 import json
-import os
 import re
 import resource
 import signal
@@ -11,9 +10,9 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +38,6 @@ class NodeProcess:
     log: Path
     ports: list[int]
     token: str | None = None
-    _known: list[str] = field(default_factory=list)
 
     @property
     def pid(self) -> int:
@@ -95,9 +93,7 @@ class NodeProcess:
 
 
 @contextmanager
-def node_process(
-    *options: str, environment: Mapping[str, str] | None = None, token: str | None = None
-) -> Iterator[NodeProcess]:
+def node_process(*options: str, token: str | None = None) -> Iterator[NodeProcess]:
     """Start a node on free ports; its log is kept beside until it ends, and it ends with the bench."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # noqa: ARG005 - Python's signature
     command = [sys.executable, "-m", "kvtide_cachenode", "serve", "--listen", "127.0.0.1:0"]
@@ -108,7 +104,6 @@ def node_process(
             stdout=subprocess.PIPE,
             stderr=log.fileno(),
             text=True,
-            env=None if environment is None else {**os.environ, **environment},
         )
         try:
             assert process.stdout is not None

@@ -1,6 +1,6 @@
 """Against fixed 1024 GiB of DRAM, as in Kareto's evaluation (section 5): what our search finds, beside it.
 
-    python benches/paper.py TRACE -f examples/kareto.yaml [--jobs N] [--json]
+    python -m benches.paper TRACE -f examples/kareto.yaml [--jobs N] [--json]
 
 Two engines, one and four of each, on a trace whose arrivals are stretched or squeezed until the baseline's
 utilisation rho0 is what a row says: the rate over that at which it saturates, the largest rate found stable

@@ -1,6 +1,6 @@
 """The searches beside each other, and group TTLs on the half of a trace they were not fitted to.
 
-    python benches/search.py TRACE … -f MANIFEST [--class NAME] [--instances N] [--json] [--groups]
+    python -m benches.search TRACE … -f MANIFEST [--class NAME] [--instances N] [--json] [--groups]
 
 Every search of one SSD class against the hypervolume of the 527-point grid, compiled code loaded; then our
 thresholds swept. ``--groups``: group TTLs fitted on the first half of the trace and tested on the second

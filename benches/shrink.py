@@ -1,6 +1,6 @@
 """A shrink at full load: latency meanwhile, memory afterwards, and the hit ratio against a node born small.
 
-    python benches/shrink.py [--from 4Gi --to 1Gi --value 1Mi] [--ssd 8Gi --directory DIR] [--json]
+    python -m benches.shrink [--from 4Gi --to 1Gi --value 1Mi] [--ssd 8Gi --directory DIR] [--json]
 
 Two nodes, one after the other, get the same requests by the same clients, each of which works through a
 sequence of its own: GET, every byte compared, and SET after a miss. Node one is born large and is shrunk at

@@ -1,6 +1,6 @@
 """The simulator's speed, its size, and how far two stages are from the coupled run.
 
-    python benches/simulator.py [--trace FILE.jsonl] [--requests 170000] [--rounds 9] [--json]
+    python -m benches.simulator [--trace FILE.jsonl] [--requests 170000] [--rounds 9] [--json]
 
 Times are the best of the rounds, with compiled caches warm; each scale of the generated trace runs in a
 process of its own, so that its peak memory is its own.

@@ -1,6 +1,6 @@
 """Three nodes behind one address while slots move: every key found, no wrong byte, the cost of the hop.
 
-    python benches/slot_move.py [--seconds 20] [--lmcache-python VENV/bin/python] [--json]
+    python -m benches.slot_move [--seconds 20] [--lmcache-python VENV/bin/python] [--json]
 
 First the cost of the hop: the same request sent to the key's owner and to another node. Then all slots of
 one node move away and back, again and again, while clients read and verify what they wrote: redis-py through

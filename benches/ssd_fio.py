@@ -1,6 +1,6 @@
 """The SSD log against fio: 4 MiB entries, same file system, size and depth; and the time of a restart.
 
-    python benches/ssd_fio.py --directory DIR [--json]
+    python -m benches.ssd_fio --directory DIR [--json]
 
 Every round runs fio and the log one after the other, so that a noisy disk is noisy for both; the table
 has the medians. The data (about 2 GiB) lies in DIR and is removed afterwards.

@@ -1,6 +1,6 @@
 """Hit ratios per tier: the simulator against a real node with DRAM and SSD.
 
-    python benches/tier_hits.py TRACE [--requests 2000] [--speed 16] [--block-bytes 64Ki] [--json]
+    python -m benches.tier_hits TRACE [--requests 2000] [--speed 16] [--block-bytes 64Ki] [--json]
 
 Each configuration plays the first requests of the trace through one node, whose TTL is the trace's divided
 by the speed, and simulates the same without engines: no GPU cache, steps and transfers that take next to no

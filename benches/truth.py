@@ -1,6 +1,6 @@
 """Right answers, in order, whatever happens: random commands against small nodes that change their size.
 
-    python benches/truth.py [--commands 1000000] [--connections 50] [--dram 1Mi,16Mi,64Mi] [--seed N] [--json]
+    python -m benches.truth [--commands 1000000] [--connections 50] [--dram 1Mi,16Mi,64Mi] [--seed N] [--json]
 
 Nodes with an SSD are served one after the other, each with its share of the commands. Connections pipeline
 SET (plain, NX, XX, GET), SETNX, MSET, GET, MGET, GETDEL, DEL, EXISTS, STRLEN, SCAN, PING and ECHO with marks
@@ -23,7 +23,8 @@ from typing import Any
 import uvloop
 from benches.node_process import node_process, table
 from benches.resp_stream import Client, request
-from benches.truth_run import World, resize, show, stall, work
+from benches.truth_run import World, resize, show, work
+from benches.truth_stall import stall
 
 from kvtide_cachenode.quantity import parse_quantity
 

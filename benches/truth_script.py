@@ -2,11 +2,22 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from benches.resp_stream import Reply, RespError, Simple, request
 from benches.truth_model import MAX_VALUE_BYTES, Key, Values
+from benches.truth_replies import (
+    Desync,
+    Expected,
+    Piece,
+    WrongValue,
+    must_be,
+    nothing,
+    number_of,
+    shown,
+    unexpected,
+    value_of,
+)
 
 BULK_BYTES: Final = 16_384  # arguments from here on do not travel with the command
 LARGE_BYTES: Final = 4 << 20
@@ -22,34 +33,6 @@ WRONG: Final = (
     (b"SCAN", b"x"),
     (b"DEL",),
 )
-
-Piece = bytes | memoryview
-
-
-class Desync(Exception):  # noqa: N818 - what has happened, not who is to blame
-    """The reply is of another type or of another command: an answer was skipped or swapped."""
-
-
-class WrongValue(Exception):  # noqa: N818 - as above
-    """The value is not one that the key can have."""
-
-
-class Refusal(Exception):  # noqa: N818 - as above
-    """An error where none is due."""
-
-
-@dataclass(slots=True)
-class Expected:
-    """A command under way. ``check`` raises if the reply cannot be; ``lost`` says that none will come."""
-
-    said: bytes  # for the report
-    check: Callable[[Reply, int], None]
-    lost: Callable[[], None]
-    large: bool = False
-
-
-def nothing() -> None:
-    """What is lost with a command that changes nothing."""
 
 
 def draw_length(rng: random.Random) -> int:
@@ -332,36 +315,3 @@ class Script:
 
     def _is_refused_long(self, reply: Reply, key: Key) -> bool:
         return isinstance(reply, RespError) and len(key.name) >= BULK_BYTES and reply.startswith(b"ERR")
-
-
-def must_be(text: bytes) -> Callable[[Reply, int], None]:
-    def check(reply: Reply, now: int) -> None:  # noqa: ARG001 - every check's signature
-        if reply != text:
-            raise unexpected(f"a mark {text[:40]!r}", reply)
-
-    return check
-
-
-def value_of(reply: Reply) -> bytes | None:
-    if reply is None or type(reply) is bytes:
-        return reply
-    raise unexpected("a read", reply)
-
-
-def number_of(reply: Reply, most: int) -> int:
-    if isinstance(reply, int) and 0 <= reply <= most:
-        return reply
-    raise unexpected("a count", reply)
-
-
-def unexpected(what: str, reply: Reply) -> Exception:
-    """An error is told apart from a reply of another command."""
-    if isinstance(reply, RespError):
-        return Refusal(f"{what}: -{reply.decode(errors='replace')[:200]}")
-    return Desync(f"{what} is answered with {shown(reply)}")
-
-
-def shown(reply: Reply) -> str:
-    if isinstance(reply, list):
-        return f"{len(reply)} replies"
-    return Values.shown(reply) if type(reply) is bytes else repr(reply)[:100]

@@ -1,6 +1,6 @@
 """How long one client's command, or one admin request, keeps another client's PING waiting.
 
-    python benches/waits.py [--scale 1.0] [--rounds 3] [--cases 1,2,3] [--seed N] [--json]
+    python -m benches.waits [--scale 1.0] [--rounds 3] [--cases 1,2,3] [--seed N] [--json]
 
 A process of its own sends PINGs on one connection, one every half millisecond or so, and keeps the longest
 time that one took: first while the node is idle, as long as the case then takes (half a second at least),

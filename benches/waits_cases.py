@@ -295,10 +295,10 @@ CASES: Final = (
     Case("MSET of 500k pairs", mset),
     Case("FLUSHALL of 500k", emptied(line(b"FLUSHALL"))),
     Case("FLUSHALL of two tiers", emptied(two_tiers(b"FLUSHALL")), dram="128Mi", ssd=True),
-    Case("SCAN 0 COUNT 1000000", line(b"SCAN", b"0", b"COUNT", b"1000000")),
+    Case("SCAN 0 COUNT 100000", line(b"SCAN", b"0", b"COUNT", b"100000")),
     Case("SCAN 0 COUNT 10, new each time", line(b"SCAN", b"0")),
     Case(
-        "SCAN with a costly MATCH", line(b"SCAN", b"0", b"MATCH", b"*a*b*c*d*e*f*g*h*", b"COUNT", b"1000000")
+        "SCAN with a costly MATCH", line(b"SCAN", b"0", b"MATCH", b"*a*b*c*d*e*f*g*h*", b"COUNT", b"100000")
     ),
     Case("a whole iteration", filled, whole_scan),
     Case("SCAN over two tiers", two_tiers(b"SCAN", b"0"), dram="128Mi", ssd=True),
