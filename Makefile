@@ -26,6 +26,10 @@ SHUFFLE ?= $(KVTIDE_TEST_SEED)
 test: $(READY) ## Run the tests (SHUFFLE=SEED: in another order)
 	@KVTIDE_TEST_SEED="$(SHUFFLE)" $(BIN)/pytest -q -n 2 --dist loadfile $(if $(SHUFFLE),--no-loadscope-reorder) $(ARGS)
 
+.PHONY: test-clients
+test-clients: $(READY) ## Run the clients of other languages (node, go, java, cargo; each is built once)
+	@$(BIN)/pytest clients -q -n 2 --dist worksteal --timeout=600 $(ARGS)
+
 .PHONY: e2e
 e2e: $(READY) ## Run the end-to-end tests on KUBECONFIG's cluster, or on one of their own (15 minutes to build, once)
 	@PYTHON=$(BIN)/python e2e/run $(ARGS)
@@ -67,7 +71,7 @@ lock: $(READY) ## Pin the newest allowed versions of all dependencies into requi
 
 .PHONY: clean
 clean: ## Remove the virtual environment and caches
-	@rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache clients/rust/target .hypothesis .import_linter_cache
 
 .PHONY: help
 help: ## Show this help
