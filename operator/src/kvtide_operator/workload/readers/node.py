@@ -103,7 +103,7 @@ class NodeLines:
     def trace(self, block_tokens: int | None, *, trusted: bool = False) -> Trace:
         """The engines' lines if there are any, else the ones that nodes inferred, in order of time.
 
-        Each counts once. Unless ``block_tokens`` is trusted, the lines must fit it, or say how many there are.
+        Each counts once. Unless ``block_tokens`` is trusted, the lines must fit it, or say how many it is.
 
         Raises:
             TraceError: no block size fits.
