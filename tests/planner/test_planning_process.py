@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtide_operator.api.manifest import Manifest, load_manifest
@@ -141,6 +141,7 @@ line = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(line, min_size=1, max_size=25), st.lists(st.integers(0, 25), max_size=4))
 def test_pages_together_are_the_trace_of_all_their_lines(rows: list[Any], cuts: list[int]) -> None:
     """Whatever the pages: told twice, out of order, of both grades, with gaps; against the definition."""
@@ -176,6 +177,7 @@ curves = st.lists(st.tuples(st.integers(1, 40), st.floats(0, 1)), min_size=1, ma
 )
 
 
+@settings(deadline=None)
 @given(curves, curves)
 def test_the_distance_of_two_curves_is_their_largest_difference(one: HitCurve, other: HitCurve) -> None:
     looked_up = [abs(one.hit_ratio_at(c) - other.hit_ratio_at(c)) for c in range(50)]
@@ -183,6 +185,7 @@ def test_the_distance_of_two_curves_is_their_largest_difference(one: HitCurve, o
     assert one.distance(one) == 0
 
 
+@settings(deadline=None)
 @given(curves, st.integers(2, 8))
 def test_a_thinned_curve_says_what_the_curve_says_at_its_points(curve: HitCurve, points: int) -> None:
     thin = curve.thinned(points)
