@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
@@ -84,6 +84,7 @@ def test_cpu(text: str, thousandths: int) -> None:
     assert parse_cpu(format_cpu(thousandths)) == thousandths
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 10**9),
     st.sampled_from(["", "n", "u", "m", "k", "M", "G", "Ki", "Mi", "Gi", "e3", "E-2"]),
@@ -96,6 +97,7 @@ def test_every_form_of_a_number_is_the_same_number(digits: int, suffix: str, pla
     assert re.fullmatch(QUANTITY_PATTERN, text)
 
 
+@settings(deadline=None)
 @given(st.text("0123456789.+-eEinumkKMGTP ", max_size=8))
 def test_the_schema_admits_exactly_what_is_read(text: str) -> None:
     try:
@@ -123,6 +125,7 @@ def test_what_is_no_share_is_refused(text: str) -> None:
         TypeAdapter(Ratio).validate_python(text)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**60))
 def test_formatted_quantities_read_back_exactly(amount: int) -> None:
     assert parse_quantity(format_quantity(amount)) == amount
@@ -183,6 +186,7 @@ def test_durations_are_written_as_go_reads_them(seconds: float, text: str) -> No
     assert format_duration(seconds) == text
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**15))
 def test_written_durations_read_back_to_the_microsecond(micros: int) -> None:
     text = format_duration(micros / 1e6)

@@ -69,7 +69,7 @@ def cost(to: Target, tier_class: str | None) -> float:
     return to.dram_bytes / GI * 0.004 + to.ssd_bytes / GI * (0.0003 if tier_class == "slow" else 0.0006)
 
 
-@settings(max_examples=120)
+@settings(max_examples=120, deadline=None)
 @given(data=st.data())
 def test_no_step_leaves_the_bounds_or_the_step_limit_or_the_budget(make, data):
     at = data.draw(situations(make))
@@ -95,7 +95,7 @@ def test_no_step_leaves_the_bounds_or_the_step_limit_or_the_budget(make, data):
         assert (verdict.action, verdict.target) == ("Hold", here)
 
 
-@settings(max_examples=120)
+@settings(max_examples=120, deadline=None)
 @given(data=st.data())
 def test_every_dial_goes_between_here_and_what_was_ever_wanted(make, data):
     at = data.draw(situations(make))
@@ -109,7 +109,7 @@ def test_every_dial_goes_between_here_and_what_was_ever_wanted(make, data):
         assert min(now, chosen) <= then <= max(now, chosen)
 
 
-@settings(max_examples=120)
+@settings(max_examples=120, deadline=None)
 @given(data=st.data(), more=st.floats(0, 1))
 def test_a_larger_gain_never_turns_a_move_into_a_hold(make, data, more):
     at = data.draw(situations(make))
@@ -119,7 +119,7 @@ def test_a_larger_gain_never_turns_a_move_into_a_hold(make, data, more):
         assert better.target == verdict.target
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
     name=st.sampled_from(ESSENTIAL),

@@ -1,14 +1,17 @@
 """The planning process: what it answers, and what becomes of it when it is lost."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtide_operator.api.manifest import Manifest, load_manifest
@@ -16,11 +19,14 @@ from kvtide_operator.loop import moved
 from kvtide_operator.observe.history import Page
 from kvtide_operator.plan.proposal import Demand, Heard
 from kvtide_operator.planner import bench
+from kvtide_operator.planner.history import TraceHistory
 from kvtide_operator.planner.process import Planner, PlannerLostError
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.curve import hit_curve
 from kvtide_operator.simulate.hit_curve import HitCurve
 from kvtide_operator.workload.generate import generate
+from kvtide_operator.workload.readers.node import NodeLines
+from kvtide_operator.workload.readers.text import TraceText
 from kvtide_operator.workload.trace import Trace
 
 DEMO = Path(__file__).parents[2] / "operator/src/kvtide_operator/cli/demo.yaml"
@@ -79,16 +85,88 @@ async def test_callers_take_turns(planner: Planner, manifest: Manifest) -> None:
     assert done == list("abcdef")
 
 
+def told(at_s: float, seq: int | None = None, boot_id: str = "a", ids: int = 1) -> Page:
+    row = {
+        "timestamp": int(at_s * 1e3),
+        "input_length": 512 * ids,
+        "output_length": 1,
+        "hash_ids": list(range(ids)),
+        "observed_at": "engine",
+        "weight": 1,
+        "seq": int(at_s) if seq is None else seq,
+        "boot_id": boot_id,
+    }
+    return Page(json.dumps(row).encode() + b"\n")
+
+
 def test_the_trace_kept_of_all_caches_together_is_bounded(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "MAX_TRACE_BYTES", 2000)
+    each = NodeLines.decode(TraceText("a page", told(1e9, ids=50).lines)).nbytes
+    monkeypatch.setattr(bench, "MAX_TRACE_BYTES", 5 * each)
     monkeypatch.setattr(bench, "_benches", bench._Benches())
     for at in range(20):
-        bench.take_in("large", manifest, (Page(b"\n" * 400),), 1e9 + at, None)
-    bench.take_in("small", manifest, (Page(b"\n" * 300),), 1e9, None)
+        bench.take_in("large", manifest, (told(1e9 + at, ids=50),), 1e9 + at, None)
+    bench.take_in("small", manifest, (told(1e9, ids=50),), 1e9, None)
     kept = {key: one.history.kept_bytes for key, one in bench._benches.of.items()}
-    assert kept == {"large": 1600, "small": 300}
+    assert kept == {"large": 4 * each, "small": each}
+
+
+def test_a_line_is_decoded_once_however_often_it_is_planned_on(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_benches", bench._Benches())
+    decode, decoded = NodeLines.decode, 0
+
+    def counting(text: TraceText) -> NodeLines:
+        nonlocal decoded
+        decoded += text.data.count(b"\n")
+        return decode(text)
+
+    monkeypatch.setattr(NodeLines, "decode", counting)
+    for minute in range(30):
+        pages = told(1e6 + minute, minute, "a"), told(1e6 + minute, minute, "b")
+        heard = bench.take_in("a", manifest, pages, 1e6 + minute, None)
+        assert heard.demand is not None
+        assert heard.demand.requests == 2 * (minute + 1)
+    assert decoded == 60
+
+
+line = st.tuples(
+    st.integers(0, 6),
+    st.sampled_from("ab"),
+    st.integers(0, 9),
+    st.integers(0, 4),
+    st.sampled_from(["engine", "node"]),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(line, min_size=1, max_size=25), st.lists(st.integers(0, 25), max_size=4))
+def test_pages_together_are_the_trace_of_all_their_lines(rows: list[Any], cuts: list[int]) -> None:
+    """Whatever the pages: told twice, out of order, of both grades, with gaps; against the definition."""
+    lines = [
+        json.loads(told(at_s, seq, boot, ids).lines) | {"observed_at": grade}
+        for seq, boot, at_s, ids, grade in rows
+    ]
+    history = TraceHistory(1e9)
+    ends = sorted({0, len(lines), *(min(cut, len(lines)) for cut in cuts)})
+    for begin, end in pairwise(ends):
+        history.add(Page("".join(json.dumps(one) + "\n" for one in lines[begin:end]).encode()), 0.0)
+    trace = history.trace(512)
+    assert trace is not None
+    once = {(one["boot_id"], one["seq"]): one for one in lines}
+    engines = [one for one in once.values() if one["observed_at"] == "engine"]
+    wanted = sorted(engines or once.values(), key=lambda one: one["timestamp"])
+    assert trace.observed_at == ("engine" if engines else "node")
+    arrived_s = (trace.arrival_s + trace.started_at_s).tolist()
+    assert arrived_s == pytest.approx([one["timestamp"] / 1e3 for one in wanted])
+    asked = [trace.block_ids[trace.blocks_of(n)].tolist() for n in range(trace.requests)]
+    assert asked == [one["hash_ids"] for one in wanted]
+    seqs = {boot: {seq for name, seq in once if name == boot} for boot, _ in once}
+    missing = sum(max(seen) - min(seen) + 1 - len(seen) for seen in seqs.values())
+    assert any("missing" in note for note in trace.notes) == (missing > 0)
+    assert any("more than once" in note for note in trace.notes) == (len(once) < len(lines))
 
 
 curves = st.lists(st.tuples(st.integers(1, 40), st.floats(0, 1)), min_size=1, max_size=8).map(
@@ -99,6 +177,7 @@ curves = st.lists(st.tuples(st.integers(1, 40), st.floats(0, 1)), min_size=1, ma
 )
 
 
+@settings(deadline=None)
 @given(curves, curves)
 def test_the_distance_of_two_curves_is_their_largest_difference(one: HitCurve, other: HitCurve) -> None:
     looked_up = [abs(one.hit_ratio_at(c) - other.hit_ratio_at(c)) for c in range(50)]
@@ -106,6 +185,7 @@ def test_the_distance_of_two_curves_is_their_largest_difference(one: HitCurve, o
     assert one.distance(one) == 0
 
 
+@settings(deadline=None)
 @given(curves, st.integers(2, 8))
 def test_a_thinned_curve_says_what_the_curve_says_at_its_points(curve: HitCurve, points: int) -> None:
     thin = curve.thinned(points)
@@ -143,11 +223,6 @@ def children() -> list[int]:
         for pid in (task / "children").read_text().split()
     ]
     return [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
-def told(at_s: float) -> Page:
-    row = b'{"timestamp":%d,"input_length":512,"output_length":1,"hash_ids":[1],"observed_at":"engine",'
-    return Page(row % int(at_s * 1e3) + b'"weight":1,"seq":%d,"boot_id":"a"}\n' % at_s)
 
 
 def test_nothing_asked_is_told_from_what_is_not_known(

@@ -7,7 +7,7 @@ lost, its successor is told everything again.
 from dataclasses import dataclass, field, replace
 
 from kvtide_operator.api.manifest import Manifest
-from kvtide_operator.observe.history import Page, TraceHistory
+from kvtide_operator.observe.history import Page
 from kvtide_operator.observe.recorded import RecordedHistory
 from kvtide_operator.observe.season import Season
 from kvtide_operator.plan.kareto import Kareto
@@ -16,18 +16,18 @@ from kvtide_operator.plan.modelled_speeds import speeds_of
 from kvtide_operator.plan.proposal import Demand, Goal, Heard, Plan
 from kvtide_operator.plan.speeds import Speeds
 from kvtide_operator.planner.goal import options_of, space_of
+from kvtide_operator.planner.history import TraceHistory
 from kvtide_operator.planner.scenario import scenario_from
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.curve import hit_curve
 from kvtide_operator.simulate.pace import Pace
 from kvtide_operator.workload.generate import generate
-from kvtide_operator.workload.readers.node import read_node_lines
 from kvtide_operator.workload.trace import Trace, TraceError
 
 WARM_UP_WINDOWS = 3
 """Trace kept, in windows: one to plan for, the rest to know what was already cached when it began."""
 MAX_TRACE_BYTES = 128 << 20
-"""Trace lines kept of all caches together; beyond it the oldest of the cache with the most lines go."""
+"""Decoded trace kept of all caches together; beyond it the oldest of the cache with the most lines goes."""
 CURVE_BREAKPOINTS = 1024
 """Of the curve that is handed out, which is looked at and compared, not planned with."""
 
@@ -72,23 +72,25 @@ def take_in(
     """
     bench = _benches.bench(key, manifest)
     for page in pages:
-        bench.history.add(page.lines, now_s, page.gap_lines)
+        bench.history.add(page, now_s)
+    bench.history.forget_before(now_s)
     _benches.make_room()
     spec, notes = manifest.cache.spec, []
-    complete = not any(page.gap_lines for page in pages)
+    complete = not any(page.gap_lines for page in pages) and not bench.history.problems
+    if bench.history.problems:
+        notes.append(f"trace lines were not read: {bench.history.problems[-1]}")
     if bench.history.gap_lines:
         notes.append(
             f"{bench.history.gap_lines:,} trace lines were gone from the nodes before they were read"
         )
-    seen = slot = None
+    seen, slot = bench.history.trace(spec.model.block_tokens), None
     try:
-        seen = read_node_lines(bench.history.lines(), block_tokens=spec.model.block_tokens)
         if bench.season is not None:
             bench.season.keep(seen, now_s)
             slot = bench.season.slot(now_s)
     except TraceError as error:
         notes.append(str(error))
-        complete = False
+        complete = False  # nor is it known what the season's slot asks for
     window_s = spec.scaling.window
     told_s = now_s - seen.started_at_s if seen is not None else 0.0
     if seen is not None and bench.first_told_s is None:

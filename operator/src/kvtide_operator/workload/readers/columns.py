@@ -65,6 +65,44 @@ class Columns:
         )
         return cls(text, np.arange(len(timestamp)), timestamp, input_tokens, output_tokens, block_count, ids)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Columns"]) -> "Columns":
+        """All of these, one behind the other, as rows of the first one's text."""
+        timestamp, input_tokens, output_tokens, block_count, ids = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("timestamp", "input_tokens", "output_tokens", "block_count", "ids")
+        )
+        row = np.arange(len(timestamp))
+        return cls(parts[0].text, row, timestamp, input_tokens, output_tokens, block_count, ids)
+
+    def of(self, kept: NDArray[np.int64]) -> "Columns":
+        """These requests, in this order."""
+        count = self.block_count[kept]
+        begins = np.cumsum(self.block_count) - self.block_count
+        shift = np.repeat(begins[kept] - (np.cumsum(count) - count), count)
+        return Columns(
+            self.text,
+            self.row[kept],
+            self.timestamp[kept],
+            self.input_tokens[kept],
+            self.output_tokens[kept],
+            count,
+            self.ids[shift + np.arange(len(shift))],
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the columns take."""
+        columns = (
+            self.row,
+            self.timestamp,
+            self.input_tokens,
+            self.output_tokens,
+            self.block_count,
+            self.ids,
+        )
+        return sum(column.nbytes for column in columns)
+
     def line_of(self, request: int) -> int:
         """The line that holds request ``request``."""
         return self.text.line_of(int(self.row[request]))

@@ -5,8 +5,8 @@ The exports of several nodes may be concatenated in any order, also overlapping 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import chain
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Annotated
 
 import msgspec
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from kvtide_operator.workload.readers.columns import Columns, RequestRow, Tokens
 from kvtide_operator.workload.readers.text import TraceText
-from kvtide_operator.workload.trace import ObservedAt, Trace
+from kvtide_operator.workload.trace import ObservedAt, Trace, TraceError
 
 USUAL_BLOCK_TOKENS = 512
+NOT_SAID = -1
+_LINE_BYTES = 8 + 8 + 1 + 8 + 4 + 4
 
 
 class NodeRow(RequestRow, gc=False, omit_defaults=True):
@@ -35,6 +37,115 @@ class NodeRow(RequestRow, gc=False, omit_defaults=True):
             raise ValueError("local_hit_blocks are more than hit_blocks, of which they are a part")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class NodeLines:
+    """Lines as nodes told them, decoded: a column for each field.
+
+    Attributes:
+        columns: what every format has.
+        boot: int64[lines], a number for each ``boot_id``.
+        seq: int64[lines].
+        inferred: bool[lines].
+        weight: float64[lines].
+        hit_blocks: int32[lines], `NOT_SAID` where the line does not say.
+        local_hit_blocks: int32[lines], likewise.
+    """
+
+    columns: Columns
+    boot: NDArray[np.int64]
+    seq: NDArray[np.int64]
+    inferred: NDArray[np.bool_]
+    weight: NDArray[np.float64]
+    hit_blocks: NDArray[np.int32]
+    local_hit_blocks: NDArray[np.int32]
+
+    @classmethod
+    def decode(cls, text: TraceText) -> "NodeLines":
+        """The lines of a text.
+
+        Raises:
+            TraceError: a line is malformed, or there is none.
+        """
+        parts = [cls._of(text, rows) for rows in text.rows(NodeRow) if rows]
+        if not parts:
+            raise TraceError(f"{text.name}: the trace is empty; give one with at least one request")
+        return cls.joined(parts)
+
+    @classmethod
+    def _of(cls, text: TraceText, rows: Sequence[NodeRow]) -> "NodeLines":
+        said = [(row.hit_blocks, row.local_hit_blocks) for row in rows]
+        hits = np.array([[NOT_SAID if n is None else n for n in pair] for pair in said], dtype=np.int32)
+        number = {boot_id: _number(boot_id) for boot_id in {row.boot_id for row in rows}}
+        return cls(
+            columns=Columns.gather(text, [rows]),
+            boot=np.array([number[row.boot_id] for row in rows], dtype=np.int64),
+            seq=np.array([row.seq for row in rows], dtype=np.int64),
+            inferred=np.array([row.observed_at == "node" for row in rows], dtype=np.bool_),
+            weight=np.array([row.weight for row in rows], dtype=np.float64),
+            hit_blocks=hits[:, 0],
+            local_hit_blocks=hits[:, 1],
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["NodeLines"]) -> "NodeLines":
+        """All of these, one behind the other."""
+        fields = ("boot", "seq", "inferred", "weight", "hit_blocks", "local_hit_blocks")
+        return cls(
+            columns=Columns.joined([part.columns for part in parts]),
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields},
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that they take."""
+        return self.columns.nbytes + len(self.seq) * _LINE_BYTES
+
+    def trace(self, block_tokens: int | None, *, trusted: bool = False) -> Trace:
+        """The engines' lines if there are any, else the ones that nodes inferred, in order of time.
+
+        Each counts once. Unless ``block_tokens`` is trusted, the lines must fit it, or say how many it is.
+
+        Raises:
+            TraceError: no block size fits.
+        """
+        kept, notes = self._select()
+        columns = self.columns.of(kept)
+        return columns.trace(
+            block_tokens
+            if trusted and block_tokens is not None
+            else columns.block_tokens(block_tokens, USUAL_BLOCK_TOKENS),
+            seconds=1e-3,
+            weight=self.weight[kept],
+            observed_at="node" if self.inferred[kept[0]] else "engine",
+            hit_blocks=_if_all_say(self.hit_blocks[kept]),
+            local_hit_blocks=_if_all_say(self.local_hit_blocks[kept]),
+            started_at_s=float(columns.timestamp[0]) * 1e-3,
+            notes=notes,
+        )
+
+    def _select(self) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+        """The positions of the lines that count, in order of time, and notes on the others."""
+        order = np.lexsort((self.seq, self.boot))  # stable: of equal lines the last one told comes last
+        boot, seq = self.boot[order], self.seq[order]
+        new_boot = np.append(True, boot[1:] != boot[:-1])
+        first_of_line = new_boot | np.append(True, seq[1:] != seq[:-1])
+        once = order[np.append(first_of_line[1:], True)]
+        once = once[np.argsort(order[first_of_line], kind="stable")]
+        engine = ~self.inferred[once]
+        kept = once[engine] if engine.any() else once
+        ends = np.append(new_boot[1:], True)
+        told = np.add.reduceat(first_of_line.astype(np.int64), np.flatnonzero(new_boot))
+        counts = {
+            "lines occur more than once and count once": len(order) - len(once),
+            "lines are missing between the first and the last of a node": int(
+                (seq[ends] - seq[new_boot] + 1 - told).sum()
+            ),
+            "lines that nodes inferred are left out, as engines report themselves": len(once) - len(kept),
+        }
+        notes = tuple(f"{count:,} {what}" for what, count in counts.items() if count)
+        return kept[np.argsort(self.columns.timestamp[kept], kind="stable")], notes
+
+
 def parse(text: TraceText, block_tokens: int | None) -> Trace:
     """The trace in this text: the engines' lines if there are any, else the ones that nodes inferred.
 
@@ -43,9 +154,7 @@ def parse(text: TraceText, block_tokens: int | None) -> Trace:
     Raises:
         TraceError: a line is malformed, or no block size fits.
     """
-    rows, kept, notes = _select(text)
-    columns = _columns(text, rows, kept)
-    return _trace(rows, columns, columns.block_tokens(block_tokens, USUAL_BLOCK_TOKENS), notes)
+    return NodeLines.decode(text).trace(block_tokens)
 
 
 def read_node_lines(lines: bytes, *, block_tokens: int) -> Trace | None:
@@ -62,54 +171,12 @@ def read_node_lines(lines: bytes, *, block_tokens: int) -> Trace | None:
     """
     if not lines.strip():
         return None
-    text = TraceText("the nodes' trace", lines)
-    rows, kept, notes = _select(text)
-    return _trace(rows, _columns(text, rows, kept), block_tokens, notes)
+    return NodeLines.decode(TraceText("the nodes' trace", lines)).trace(block_tokens, trusted=True)
 
 
-def _select(text: TraceText) -> tuple[list[NodeRow], NDArray[np.int64], tuple[str, ...]]:
-    """All rows, the positions of those that count in order of time, and notes on the others."""
-    rows = list(chain.from_iterable(text.rows(NodeRow)))
-    once = {(row.boot_id, row.seq): at for at, row in enumerate(rows)}
-    grades = {row.observed_at for row in rows}
-    kept = [at for at in once.values() if len(grades) == 1 or rows[at].observed_at == "engine"]
-    notes = []
-    if repeated := len(rows) - len(once):
-        notes.append(f"{repeated:,} lines occur more than once and count once")
-    if missing := _missing(rows):
-        notes.append(f"{missing:,} lines are missing between the first and the last of a node")
-    if inferred := len(once) - len(kept):
-        notes.append(f"{inferred:,} lines that nodes inferred are left out, as engines report themselves")
-    kept.sort(key=lambda at: rows[at].timestamp)
-    return rows, np.array(kept, dtype=np.int64), tuple(notes)
+def _number(boot_id: str) -> int:
+    return int.from_bytes(blake2b(boot_id.encode(), digest_size=8).digest()) >> 1
 
 
-def _columns(text: TraceText, rows: Sequence[NodeRow], kept: NDArray[np.int64]) -> Columns:
-    return replace(Columns.gather(text, [[rows[at] for at in kept]]), row=kept)
-
-
-def _trace(rows: Sequence[NodeRow], columns: Columns, block_tokens: int, notes: tuple[str, ...]) -> Trace:
-    kept = [rows[at] for at in columns.row]
-    return columns.trace(
-        block_tokens,
-        seconds=1e-3,
-        weight=np.array([row.weight for row in kept], dtype=np.float64),
-        observed_at=kept[0].observed_at,
-        hit_blocks=_if_all_say([row.hit_blocks for row in kept]),
-        local_hit_blocks=_if_all_say([row.local_hit_blocks for row in kept]),
-        started_at_s=kept[0].timestamp * 1e-3,
-        notes=notes,
-    )
-
-
-def _if_all_say(counts: Sequence[int | None]) -> NDArray[np.int32] | None:
-    said = [count for count in counts if count is not None]
-    return np.array(said, dtype=np.int32) if len(said) == len(counts) else None
-
-
-def _missing(rows: Sequence[NodeRow]) -> int:
-    """How many sequence numbers are absent between the first and the last of each ``boot_id``."""
-    seqs: dict[str, set[int]] = {}
-    for row in rows:
-        seqs.setdefault(row.boot_id, set()).add(row.seq)
-    return sum(max(seen) - min(seen) + 1 - len(seen) for seen in seqs.values())
+def _if_all_say(counts: NDArray[np.int32]) -> NDArray[np.int32] | None:
+    return None if (counts == NOT_SAID).any() else counts
