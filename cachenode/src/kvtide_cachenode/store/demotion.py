@@ -194,4 +194,4 @@ class DemotingStore(Store):
         self.log.limit_entries(int(LOG_INDEX_SHARE * self.capacity_bytes) // SSD_ENTRY_BYTES)
 
     def _charge_log(self) -> None:
-        self._charge_beside(len(self.log) * SSD_ENTRY_BYTES)
+        self.charge_beside("index of the SSD", len(self.log) * SSD_ENTRY_BYTES)

@@ -68,7 +68,7 @@ class Store:
         self._unindexed_bytes = (
             0  # charged to reservations, removed entries that are still pinned, and beside
         )
-        self._beside_bytes = 0
+        self._beside: dict[str, int] = {}
         self.tiered = False
         self.unsettled = False
         self.exists: Callable[[bytes], bool] = self._index.contains
@@ -306,10 +306,10 @@ class Store:
         self.counters.evictions += 1
         self.counters.evicted_bytes += entry.charge
 
-    def _charge_beside(self, size_bytes: int) -> None:
+    def charge_beside(self, what: str, size_bytes: int) -> None:
         """What something beside the entries takes of the capacity from now on, in place of what it took."""
-        more = size_bytes - self._beside_bytes
-        self._beside_bytes = size_bytes
+        more = size_bytes - self._beside.get(what, 0)
+        self._beside[what] = size_bytes
         self.used_bytes += more
         self._held_bytes += more
         self._unindexed_bytes += more
