@@ -17,10 +17,11 @@ import pytest
 import redis.asyncio
 from aiohttp import ClientSession
 
-from kvtide_cachenode import cli, connection, server
+from kvtide_cachenode import cli, client_memory, file_limit, server
 from kvtide_cachenode.config_file import read_config
 from kvtide_cachenode.latency import BOUNDS_S, Histogram
 from kvtide_cachenode.metrics import PREFIX, TABLE
+from kvtide_cachenode.wire import resp
 
 MI = 1024 * 1024
 SERVE = [
@@ -89,9 +90,10 @@ async def test_an_idle_client_stays(impatient: None, served: Any) -> None:
 
 async def test_connections_above_the_limit_are_told_so(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
-    _, first = await asyncio.open_connection("127.0.0.1", served.port)
-    while not served.node.sessions:
-        await asyncio.sleep(0.005)
+    monkeypatch.setattr(server, "RESERVED_CONNECTIONS", 0)
+    known, first = await asyncio.open_connection("127.0.0.1", served.port)
+    first.write(b"PING\r\n")
+    assert await known.readline() == b"+PONG\r\n"
     reader, second = await asyncio.open_connection("127.0.0.1", served.port)
     assert await reader.read() == b"-ERR max number of clients reached\r\n"
     assert served.node.connections_refused == 1
@@ -194,8 +196,13 @@ def test_the_docs_name_every_option_limit_and_metric() -> None:
         assert line in text, f"docs/node.md lacks the line\n{line}"
     for name, value in {
         "MAX_CONNECTIONS": server.MAX_CONNECTIONS,
+        "RESERVED_CONNECTIONS": server.RESERVED_CONNECTIONS,
+        "LOGIN_S": server.LOGIN_S,
+        "STRANGER_ARGUMENTS": resp.STRANGER_ARGUMENTS,
+        "STRANGER_BYTES": resp.STRANGER_BYTES,
+        "RESERVED_FILES": file_limit.RESERVED_FILES,
         "STALL_S": server.STALL_S,
-        "MAX_UNSENT_BYTES": connection.MAX_UNSENT_BYTES,
+        "MAX_UNSENT_BYTES": client_memory.MAX_UNSENT_BYTES,
         "FINISH_S": cli.FINISH_S,
     }.items():
         assert f"| `{name}` | {value:,.0f}" in text, f"{name} = {value} is not in docs/node.md"

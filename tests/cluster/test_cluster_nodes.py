@@ -329,6 +329,29 @@ def test_a_lost_owner_is_misses_and_errors_and_nobody_else_suffers(cluster):
         assert lm.ask(5, b"")[0] == 200
 
 
+def test_a_drain_with_a_lost_peer_is_refused_and_the_node_goes_on(cluster):
+    cluster[1].process.kill()
+    cluster[1].process.wait()
+    status, reply = cluster[0].ask("POST", "/v1/drain", {"deadline_s": 1})
+    assert status == 409
+    assert f"{cluster[1].port} does not answer" in reply["error"]
+    serves_what_it_owns(cluster)
+
+
+def serves_what_it_owns(cluster):
+    assert cluster[0].status()["ready"]
+    topology = first_topology([member.node for member in cluster])
+    own = [key for key in map("own:{}".format, range(100)) if owner_of(topology, key) == cluster[0].node]
+    with plain(cluster[0]) as client:
+        for key in own:
+            assert client.set(key, "value") is True
+            assert client.get(key) == b"value"
+
+
+def owner_of(topology, key):
+    return topology.owner(key_slot(key.encode()))
+
+
 def test_a_node_in_no_cluster_cannot_be_drained_and_says_why(cluster):
     other = cluster[0]
     assert other.ask("POST", "/v1/drain", {"deadline_s": -1})[0] == 400

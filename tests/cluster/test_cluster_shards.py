@@ -1,5 +1,6 @@
 """Several shards under one supervisor, and nodes that speak TLS to each other."""
 
+import asyncio
 import base64
 import json
 import os
@@ -10,7 +11,14 @@ import time
 import urllib.request
 from contextlib import contextmanager, suppress
 
+import pytest
 import redis
+
+from kvtide_cachenode import shards as module
+from kvtide_cachenode.shards import ShardError, ShardLostError, Supervisor
+
+NODE = [sys.executable, "-m", "kvtide_cachenode", "serve", "--dram", "16Mi"]
+NODE += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
 
 
 @contextmanager
@@ -98,3 +106,46 @@ def test_nodes_with_tls_forward_to_each_other(tmp_path):
     client |= {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
     with shards(*options) as started:
         write_and_read_all(started, client)
+
+
+async def test_a_shard_that_hangs_is_killed_and_started_again(monkeypatch):
+    monkeypatch.setattr(module, "CHECK_S", 0.2)
+    monkeypatch.setattr(module, "SILENT_S", 0.5)
+    monkeypatch.setattr(module, "RESTART_S", 0.1)
+    supervisor = Supervisor([NODE, NODE], 64 << 20, None, None)
+    said = await supervisor.start()
+    running = asyncio.create_task(supervisor.run())
+    try:
+        os.kill(said[1]["pid"], signal.SIGSTOP)
+        async with asyncio.timeout(40):
+            while supervisor._shards[1].said["pid"] == said[1]["pid"]:
+                await asyncio.sleep(0.05)
+        assert supervisor._shards[1].said["listen"] == said[1]["listen"]
+        assert supervisor._shards[0].said["pid"] == said[0]["pid"]
+    finally:
+        running.cancel()
+        await supervisor.stop()
+    assert supervisor.failures.total == {}
+
+
+async def test_a_shard_that_cannot_be_started_again_ends_the_supervisor(monkeypatch):
+    monkeypatch.setattr(module, "RESTART_S", 0.01)
+    monkeypatch.setattr(module, "STARTS", 2)
+    supervisor = Supervisor([NODE, NODE], 64 << 20, None, None)
+    said = await supervisor.start()
+    supervisor._shards[1].command = [sys.executable, "-c", "raise SystemExit(3)"]
+    try:
+        os.kill(said[1]["pid"], signal.SIGKILL)
+        async with asyncio.timeout(40):
+            with pytest.raises(ShardLostError, match="cannot be started again"):
+                await supervisor.run()
+    finally:
+        await supervisor.stop()
+
+
+@pytest.mark.parametrize("program", ["import time; time.sleep(60)", "print('no JSON', flush=True)"])
+async def test_a_shard_that_says_nothing_of_use_is_no_shard(monkeypatch, program):
+    monkeypatch.setattr(module, "START_S", 0.5)
+    supervisor = Supervisor([[sys.executable, "-c", program]], 64 << 20, None, None)
+    with pytest.raises(ShardError, match=r"not ready within|not JSON"):
+        await supervisor.start()

@@ -167,6 +167,8 @@ class AdminServer:
             except CannotDrainError as error:
                 node.ready = was_ready
                 return refused(409, str(error))
+            if not complete and node.cluster.owns_slots:
+                node.ready = was_ready  # it serves what it still owns
             moved = node.cluster.moved
             return answer(
                 DrainReply(

@@ -18,6 +18,7 @@ from kvtide_cachenode.background import net
 from kvtide_cachenode.command_line import MISTAKE, Group
 from kvtide_cachenode.config_file import read_config
 from kvtide_cachenode.eviction import NEEDED_WORTH, POLICIES, WriteAdmission
+from kvtide_cachenode.file_limit import raise_file_limit
 from kvtide_cachenode.lm_connection import LmConnection
 from kvtide_cachenode.logs import LogFormat, set_up
 from kvtide_cachenode.memory_limit import largest_capacity_bytes
@@ -202,6 +203,7 @@ def serve(
     error. At SIGTERM it is not ready any more, finishes what is under way, writes what shall last, and exits.
     """
     set_up(log_format)
+    raise_file_limit()
     certificates = _certificates(tls_cert, tls_key, tls_client_ca)
     known = _users(password_file, users)
     watched: list[Watched[Loaded]] = [known]

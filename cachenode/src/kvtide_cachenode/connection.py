@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from kvtide_cachenode.commands import execute
@@ -14,8 +15,7 @@ from kvtide_cachenode.wire.resp import Broken, RequestParser, Value
 
 # Receives per turn of the loop; with the parser's limits one connection takes at most two megabytes a turn.
 RECEIVES_PER_TURN = 2
-# A connection whose replies pile up beyond this is not read from, and its requests wait.
-MAX_UNSENT_BYTES = 1024 * 1024
+PAGE_BITS = 12
 BUFFERS_PER_SEND = 512  # below IOV_MAX (1024)
 # More buffers than one value takes, of so many bytes altogether, are sent faster as one copy.
 FEW_BUFFERS = 3
@@ -33,6 +33,9 @@ class Parser(Protocol):
     def in_request(self) -> bool: ...  # noqa: D102 - said there
     def buffers(self) -> list[memoryview]: ...  # noqa: D102
     def received(self, count: int) -> None: ...  # noqa: D102
+    def put_aside(self) -> None: ...  # noqa: D102
+    @property
+    def held_bytes(self) -> int: ...  # noqa: D102
 
 
 class Connection:
@@ -56,6 +59,9 @@ class Connection:
         self._loop = loop
         self._socket = sock
         self._tls = sock if isinstance(sock, TlsSocket) else None
+        self._clients = session.node.clients
+        self._clients.joined()
+        self._weight = 0  # pages that the node counts for this connection
         self._make_parser()
         self._on_close = on_close
         self._reading = True
@@ -70,6 +76,24 @@ class Connection:
 
     def _make_parser(self) -> None:
         self._parser = self._requests = RequestParser()
+        self.session.on_user = self._know_user
+        self._know_user()
+
+    def _know_user(self) -> None:
+        """Before it is known who the client is, little is taken from it."""
+        self._requests.restrict(self.session.user is None or self.session.guest)
+
+    @property
+    def stranger(self) -> bool:
+        """Whether the client has not shown that it is one: it is the first to make way."""
+        return self.session.stranger or (self._tls is not None and self._tls.handshaking)
+
+    def cut_off(self, sentence: str) -> None:
+        """Close, with an error where one can be sent."""
+        if not self._closed and not self.session.out:
+            with suppress(OSError):
+                self._socket.sendmsg([replies.error(sentence)])
+        self.close()
 
     @property
     def waiting(self) -> bool:
@@ -94,6 +118,7 @@ class Connection:
             self._answering.cancel()
         self._socket.close()
         self.session.close()
+        self._clients.left(self)
         self._on_close(self.session.id)
 
     def _readable(self) -> None:
@@ -148,8 +173,9 @@ class Connection:
     def _run_events(self) -> None:
         """Execute what has arrived, until replies pile up."""
         session, parser = self.session, self._requests
+        most_bytes = self._clients.unsent_bytes
         while not session.closing:
-            if session.queued_bytes > MAX_UNSENT_BYTES and self._piled_up():
+            if session.queued_bytes > most_bytes and self._piled_up():
                 return
             event = parser.next_event()
             if event is None:
@@ -169,7 +195,7 @@ class Connection:
     def _piled_up(self) -> bool:
         """Send what can be sent; whether so much is left that nothing more is read."""
         self._send()
-        if not self._closed and self.session.queued_bytes > MAX_UNSENT_BYTES:
+        if not self._closed and self.session.queued_bytes > self._clients.unsent_bytes:
             self._pause()
         return self._closed or not self._reading
 
@@ -197,13 +223,27 @@ class Connection:
             self._answer_later()
             return
         self._push()
-        if not self._closed and self.session.queued_bytes <= MAX_UNSENT_BYTES:
+        if not self._closed and self.session.queued_bytes <= self._clients.unsent_bytes:
             self._go_on()
 
     def _push(self) -> None:
         if self.session.out and not self._writing and not self._closed:
             self._send()
         self.session.report()
+        self._parser.put_aside()
+        if self._weight or self.session.out or self._parser.in_request:
+            self._weigh()
+
+    def _weigh(self) -> None:
+        """Have the node count what this connection holds, in pages: less is nothing."""
+        if self._closed:
+            return
+        landed = self.session.landed.values()
+        texts_bytes = sum(len(text) for text in landed if isinstance(text, bytearray)) if landed else 0
+        held_bytes = self._parser.held_bytes + self.session.copied_bytes + texts_bytes
+        if held_bytes >> PAGE_BITS != self._weight:
+            self._weight = held_bytes >> PAGE_BITS
+            self._clients.holds(self, self._weight << PAGE_BITS)
 
     def _go_on(self) -> None:
         """Read again, and execute what arrived before."""
@@ -273,7 +313,7 @@ class Connection:
         self._send()
         if self._closed or self._reading or self._answering is not None:
             return
-        if self.session.queued_bytes <= MAX_UNSENT_BYTES:
+        if self.session.queued_bytes <= self._clients.unsent_bytes:
             self._go_on()
 
 

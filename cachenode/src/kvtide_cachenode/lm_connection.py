@@ -12,7 +12,7 @@ from kvtide_cachenode.cluster.redirect import UNAWARE, Forward, decide
 from kvtide_cachenode.cluster.slots import key_slot
 from kvtide_cachenode.cluster.topology import Node
 from kvtide_cachenode.commands.forward import ANSWER_S, ServeHere, ask, stream
-from kvtide_cachenode.connection import MAX_UNSENT_BYTES, Connection
+from kvtide_cachenode.connection import Connection
 from kvtide_cachenode.inference import Access
 from kvtide_cachenode.peer_link import PeerLink, PeerLostError, bulk_length
 from kvtide_cachenode.session import ReplyCutError
@@ -30,6 +30,10 @@ class LmConnection(Connection):
         self._parser = self._lm = lm.RequestParser()
         self._value: Reservation | bytearray | None = None
 
+    def cut_off(self, sentence: str) -> None:  # noqa: ARG002 - the protocol has no words for it
+        """See `Connection.cut_off`."""
+        self.close()
+
     def close(self) -> None:
         """See `Connection.close`."""
         if not self._closed:
@@ -38,12 +42,14 @@ class LmConnection(Connection):
 
     def _run_events(self) -> None:
         session, parser = self.session, self._lm
+        most_bytes = self._clients.unsent_bytes
         while not session.closing:
-            if session.queued_bytes > MAX_UNSENT_BYTES and self._piled_up():
+            if session.queued_bytes > most_bytes and self._piled_up():
                 return
             event = parser.next_event()
             if event is None:
                 return
+            session.last_command = b"lm"
             session.node.commands_total += not isinstance(event, lm.Value)
             match event:
                 case lm.Value(key, length):

@@ -60,6 +60,11 @@ class Membership:
         return 0 if self.view is None else self.view.topology.epoch
 
     @property
+    def owns_slots(self) -> bool:
+        """Whether slots are this node's by the adopted topology."""
+        return self.view is not None and self.view.place in self.view.topology.owners
+
+    @property
     def address(self) -> tuple[str, int] | None:
         """Where the topology says that this node listens; None when it is no member."""
         if self.view is None or self.id not in self.view.topology.index:

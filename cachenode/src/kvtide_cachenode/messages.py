@@ -126,7 +126,8 @@ class DrainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DrainReply(msgspec.Struct, frozen=True):
-    """What a drain did. ``complete``: every member knows that this node owns nothing now.
+    """What a drain did. ``complete``: every member knows that this node owns nothing now. When it is not and
+    the node still owns slots, it is ready and serves them, as before.
 
     ``left`` entries stayed behind: peers had no room for them, or time was up.
     """

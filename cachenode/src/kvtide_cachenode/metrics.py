@@ -51,6 +51,14 @@ def _slots(field: str) -> Callable[[_View], Value]:
     return lambda view: float(getattr(view.node.cluster.moved, field))
 
 
+def _node(field: str) -> Callable[[_View], Value]:
+    return lambda view: float(getattr(view.node, field))
+
+
+def _clients(field: str) -> Callable[[_View], Value]:
+    return lambda view: float(getattr(view.node.clients, field))
+
+
 def _watched(field: str) -> Callable[[_View], Value]:
     return lambda view: {watched.name: getattr(watched, field) for watched in view.node.watched}
 
@@ -143,6 +151,9 @@ TABLE: Final = (
     Row("connections", "gauge", "", "Clients connected.", lambda v: len(v.node.sessions)),
     Row("connections_accepted", "counter", "", "Connections.", lambda v: v.node.connections_total),
     Row("connections_refused", "counter", "", "Over the limit.", lambda v: v.node.connections_refused),
+    Row("connections_evicted", "counter", "", "Strangers that made way.", _node("connections_evicted")),
+    Row("connections_cut_off", "counter", "", "Clients that held too much.", _clients("cut_off")),
+    Row("clients_bytes", "gauge", "", "Unparsed and unsent.", _clients("total_bytes")),
     Row("connections_stalled", "counter", "", "Clients cut off.", lambda v: v.node.stalled_total),
     Row("auth_failures", "counter", "", "Wrong passwords.", lambda v: v.node.auth_failures),
     Row("internal_errors", "counter", "where", "Exceptions nobody expected.", _internal_errors),

@@ -9,6 +9,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from kvtide_cachenode.access_trace import TraceRing
+from kvtide_cachenode.client_memory import ClientMemory
 from kvtide_cachenode.failures import Failures
 from kvtide_cachenode.inference import Parents
 from kvtide_cachenode.latency import Histogram
@@ -42,6 +43,7 @@ class Node:
     connections_total: int = 0
     connections_refused: int = 0
     commands_total: int = 0
+    connections_evicted: int = 0
     auth_failures: int = 0
     stalled_total: int = 0
     failures: Failures = field(default_factory=Failures)
@@ -54,9 +56,11 @@ class Node:
     node_id: str = field(default_factory=lambda: token_hex(20))
     trace: TraceRing = field(init=False)
     cluster: Membership = field(init=False)
+    clients: ClientMemory = field(init=False)
 
     def __post_init__(self) -> None:
         self.trace = TraceRing(self.boot_id)
+        self.clients = ClientMemory(self.store)
         self.cluster = Membership(self.store, self.node_id, self.users.password, self.peer_tls, self.failures)
 
     def uptime_s(self) -> float:

@@ -2,18 +2,26 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 import time
 
 from kvtide_cachenode.background import every
 from kvtide_cachenode.connection import Connection
+from kvtide_cachenode.file_limit import connections_within, file_limit
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.session import Session
 from kvtide_cachenode.tls import Certificates, wrap
 
-# Each connection's buffer is 64 KiB, of which 16 KiB are touched: 2,000 take 32 MiB.
 MAX_CONNECTIONS = 2_000
+# Above the limit nodes of the cluster are still let in: a guest that is none is sent away.
+RESERVED_CONNECTIONS = 128
+# Whoever needs a password says it in this time; a guest that it is a peer.
+LOGIN_S = 30.0
+# Without a free file descriptor nothing is accepted for so long.
+ACCEPT_PAUSE_S = 0.5
+NO_FILES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 ACCEPTS_PER_TURN = 64
 BACKLOG = 511
 SWEEP_S = 1.0
@@ -46,6 +54,8 @@ class DataServer:
         self._tls = tls
         self._connections: dict[int, Connection] = {}
         self._listener: socket.socket | None = None
+        self._most = connections_within(file_limit(), node.store)
+        self._pause: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
     def start(self, host: str, port: int) -> tuple[str, int]:
@@ -84,6 +94,8 @@ class DataServer:
             await asyncio.sleep(FINISH_POLL_S)
 
     def _stop_accepting(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
@@ -103,15 +115,16 @@ class DataServer:
         for _ in range(ACCEPTS_PER_TURN):
             try:
                 sock, address = listener.accept()
-            except OSError:  # none left, gone again, or no file descriptors: the next turn tries again
+            except OSError as error:  # none left, gone again, or no file descriptors
+                if error.errno in NO_FILES:
+                    self._pause_accepting(loop, listener, error)
                 return
             sock.setblocking(False)
-            if len(self._node.sessions) >= MAX_CONNECTIONS:
-                self._node.connections_refused += 1
-                if self._tls is None:
-                    with contextlib.suppress(OSError):
-                        sock.send(self._full)
-                sock.close()
+            over = len(self._node.sessions) - min(MAX_CONNECTIONS, self._most) + 1
+            if over > 0 and self._make_way():
+                over -= 1
+            if over > (RESERVED_CONNECTIONS if self._full else 0):
+                self._refuse(sock)
                 continue
             if self._tls is not None:
                 try:
@@ -124,7 +137,38 @@ class DataServer:
             self._node.connections_total += 1
             session = Session(self._node, self._node.connections_total, f"{address[0]}:{address[1]}")
             self._node.sessions[session.id] = session
+            if over > 0:
+                session.be_guest()
             self._connections[session.id] = self._connection(loop, sock, session, self._forget)
+
+    def _make_way(self) -> bool:
+        """Close the oldest connection whose client has not shown that it is one; whether there was any."""
+        stranger = next((each for each in self._connections.values() if each.stranger), None)
+        if stranger is None:
+            return False
+        self._node.connections_evicted += 1
+        stranger.close()
+        return True
+
+    def _refuse(self, sock: socket.socket) -> None:
+        self._node.connections_refused += 1
+        if self._tls is None:
+            with contextlib.suppress(OSError):
+                sock.send(self._full)
+        sock.close()
+
+    def _pause_accepting(
+        self, loop: asyncio.AbstractEventLoop, listener: socket.socket, error: OSError
+    ) -> None:
+        """Leave whoever waits alone for a moment: the listener stays readable and would be asked at once."""
+        log.warning("no connection can be accepted for a moment: %s", error.strerror)
+        loop.remove_reader(listener)
+        self._make_way()
+
+        def resume() -> None:
+            loop.add_reader(listener, self._accept, loop, listener)
+
+        self._pause = loop.call_later(ACCEPT_PAUSE_S, resume)
 
     def _forget(self, session_id: int) -> None:
         del self._connections[session_id]
@@ -141,7 +185,13 @@ class DataServer:
         connection.judged = now_s, connection.moved_bytes
         return connection.moved_bytes - moved_bytes < STALL_BYTES
 
+    def _is_late(self, session: Session) -> bool:
+        """Whether a client has not said in time who it is."""
+        unknown = session.user is None or session.guest
+        return unknown and self._node.uptime_s() - session.connected_s > LOGIN_S
+
     def _sweep(self) -> None:
+        self._node.clients.settle()
         now_s, unix_s = time.monotonic(), time.time()
         for connection in list(self._connections.values()):
             try:
@@ -153,6 +203,9 @@ class DataServer:
         if self._stalls(connection, now_s):
             self._node.stalled_total += 1
             log.warning("cut off a client that stalls", extra={"client": connection.session.address})
+            connection.close()
+        elif self._is_late(connection.session):
+            self._node.connections_evicted += 1
             connection.close()
         elif connection.session.inference is not None:
             connection.session.inference.end_idle(unix_s)

@@ -17,6 +17,10 @@ from kvtide_cachenode.wire.replies import Reply
 
 # Large arguments that are no values: a trace line, at most. Anything larger is dropped with an error.
 MAX_ARGUMENT_BYTES = 2 * 1024 * 1024
+# What a queued buffer takes beside its bytes.
+BUFFER_OVERHEAD_BYTES = 48
+# By this command a node of the cluster makes itself known.
+PEER = "kvtide.peer"
 # First lines, without their ends, of the bulk strings that values in the index are.
 _BULK_HEADERS = [b"$%d" % length for length in range(INLINE_BYTES + 1)]
 
@@ -44,6 +48,8 @@ class Session:
         self.library: dict[str, bytes] = {}
         self.resp3 = False
         self.nil = replies.NIL2
+        self.guest = False
+        self.on_user: Callable[[], None] = _not_connected
         self.become(node.users.initial)
         self.closing = False
         self.now_s = 0.0
@@ -66,12 +72,34 @@ class Session:
     def become(self, user: User | None) -> None:
         """Be a user from now on, or nobody yet. ``rights`` are what its roles allow, as bits."""
         self.user = user
-        self.rights = 0 if user is None else user.rights
+        self.rights = 0 if user is None or self.guest else user.rights
+        self.on_user()
+
+    @property
+    def stranger(self) -> bool:
+        """Whether the client has neither said who it is nor, where it need not, anything else."""
+        return self.user is None or not self.last_command
+
+    def be_guest(self) -> None:
+        """Have no rights, because there is no room for more clients; only a peer may stay (`stays`)."""
+        self.guest = True
+        self.become(self.user)
+
+    def stays(self, command: str, needed: int) -> bool:
+        """Whether a command that this client has no right to makes it a peer, for which room is kept."""
+        if not self.guest or self.user is None or command != PEER or needed & ~self.user.rights:
+            return False
+        self.guest = False
+        self.become(self.user)
+        return True
 
     def missing_right(self, needed: int) -> tuple[str, str]:
         """Sentence and code of the error for a command that needs more rights than this client has."""
         if self.user is None:
             return "Authentication required.", "NOAUTH"
+        if self.guest:
+            self.closing = True
+            return "max number of clients reached", "ERR"
         role = role_of(needed & ~self.rights)
         return f"this user has no permissions to run it: that takes the role {role!r}", "NOPERM"
 
@@ -140,6 +168,12 @@ class Session:
         self.out += (head, value)
         self.queued_bytes += len(head) + len(value)
         self._pins.append((self._sent_bytes + self.queued_bytes, entry))
+
+    @property
+    def copied_bytes(self) -> int:
+        """Memory of the replies that are not sent, without what is pinned in the tier."""
+        pinned_bytes = sum(entry.length for _, entry in self._pins)
+        return max(self.queued_bytes - pinned_bytes, 0) + BUFFER_OVERHEAD_BYTES * len(self.out)
 
     def sent(self, count: int) -> None:
         """``count`` bytes of the front of ``out`` were sent and their buffers are not in use any more."""

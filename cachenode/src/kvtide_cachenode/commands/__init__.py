@@ -17,7 +17,7 @@ def execute(session: Session, arguments: list[bytes]) -> None:
         session.refusal = None
     elif command is None:
         _unknown(session, arguments)
-    elif command.needs & ~session.rights:
+    elif command.needs & ~session.rights and not session.stays(command.name, command.needs):
         session.fail(*session.missing_right(command.needs))
     elif not command.accepts(len(arguments)):
         session.fail(f"wrong number of arguments for '{command.name}' command")

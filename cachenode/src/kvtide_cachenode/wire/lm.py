@@ -140,6 +140,14 @@ class RequestParser:
         """Whether a request has begun that is not complete."""
         return self._state is not _State.HEADER or self._header_bytes > 0
 
+    @property
+    def held_bytes(self) -> int:
+        """What has arrived and was not taken, beside the one header."""
+        return 0
+
+    def put_aside(self) -> None:
+        """There is no buffer to give to others."""
+
     def buffers(self) -> list[memoryview]:
         """Where the next bytes go, in this order. Not to be called before all events are taken."""
         assert self._state in (_State.HEADER, _State.VALUE), "a broken or unanswered stream receives nothing"

@@ -37,6 +37,12 @@ VALUE_RECEIVE_BYTES: Final = 1024 * 1024
 _HEADER_OF_LENGTH = [b"$%d" % length for length in range(1024)]
 _LENGTH_OF_HEADER = {header: length for length, header in enumerate(_HEADER_OF_LENGTH)}
 _COUNT_OF_HEADER = {b"*%d" % count: count for count in range(1, 1025)}
+# Before login a command has so many words of so many bytes altogether, none of which lands; as redis.
+STRANGER_ARGUMENTS: Final = 10
+STRANGER_BYTES: Final = LANDED_BYTES - 1
+# What a parsed argument takes beside its bytes, and what commands split ahead take of what they came as.
+ARGUMENT_OVERHEAD_BYTES: Final = 48
+READY_FACTOR: Final = 8
 _dropped = memoryview(bytearray(VALUE_RECEIVE_BYTES))  # where unwanted bytes go; nobody reads it
 
 Command = list[bytes]
@@ -62,16 +68,28 @@ Grow = Callable[[int], bool]
 """Whether the first so many bytes of a value that is being received have room."""
 
 
+# Connections receive one after the other: they share one buffer, and each keeps what it could not use yet.
+_spare: list[memoryview] = []
+_AWAY: Final = bytearray()
+
 # Plain integers: an Enum's hash and attributes cost a Python call each, on every argument.
 _START, _LENGTH, _ARGUMENT, _ANNOUNCED, _VALUE, _BROKEN = range(6)
 
 
 class RequestParser:
-    """One connection's requests. Holds at most `BUFFER_BYTES` unparsed and `MAX_COMMAND_BYTES` parsed."""
+    """One connection's requests. Holds at most `BUFFER_BYTES` unparsed and `MAX_COMMAND_BYTES` parsed.
+
+    Between turns (`put_aside`) it has no buffer of its own.
+    """
 
     def __init__(self) -> None:
-        self._buffer = bytearray(BUFFER_BYTES)
-        self._view = memoryview(self._buffer)
+        self._buffer = _AWAY
+        self._view = memoryview(_AWAY)
+        self._kept = b""  # what is unparsed while the buffer is away
+        self._most_arguments = MAX_ARGUMENTS
+        self._most_bulk_bytes = MAX_VALUE_BYTES
+        self._most_bytes = MAX_COMMAND_BYTES
+        self._ready_bytes = 0  # that the commands in `_ready` came as
         self._start = 0
         self._end = 0
         self._receive_bytes = SMALL_RECEIVE_BYTES
@@ -92,6 +110,33 @@ class RequestParser:
     def in_request(self) -> bool:
         """Whether a request has begun that is not complete."""
         return self._state != _START or self._end > self._start
+
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory is taken by what has arrived and was not taken as a command."""
+        arguments = self._arguments if self._state != _START else ()
+        parsed = self._argument_bytes + ARGUMENT_OVERHEAD_BYTES * len(arguments) if arguments else 0
+        return parsed + self._end - self._start + (READY_FACTOR * self._ready_bytes if self._ready else 0)
+
+    def restrict(self, stranger: bool) -> None:
+        """Take only what somebody needs to say who it is, or everything."""
+        self._most_arguments = STRANGER_ARGUMENTS if stranger else MAX_ARGUMENTS
+        self._most_bulk_bytes = STRANGER_BYTES if stranger else MAX_VALUE_BYTES
+        self._most_bytes = STRANGER_BYTES if stranger else MAX_COMMAND_BYTES
+
+    def put_aside(self) -> None:
+        """Give the buffer to others until more is to be parsed."""
+        if self._buffer is not _AWAY:
+            self._kept = bytes(self._view[self._start : self._end])
+            self._start, self._end = 0, len(self._kept)
+            _spare.append(self._view)
+            self._buffer = _AWAY
+
+    def _take_buffer(self) -> None:
+        self._view = _spare.pop() if _spare else memoryview(bytearray(BUFFER_BYTES))
+        self._view[: self._end] = self._kept
+        self._kept = b""
+        self._buffer = self._view.obj  # type: ignore[assignment]  # they are made of bytearrays
 
     def buffers(self) -> list[memoryview]:
         """Where the next bytes go, in this order. Not to be called before all events are taken."""
@@ -121,6 +166,8 @@ class RequestParser:
         """The next event, None when more bytes are needed."""
         if self._ready:
             return self._ready.popleft()
+        if self._buffer is _AWAY:
+            self._take_buffer()
         if self._state == _START and self._end > self._start:
             if not self._plain:
                 value = self._split_head()
@@ -164,6 +211,8 @@ class RequestParser:
         return self._memory[self._landed : self._landed + count]
 
     def _make_space(self) -> None:
+        if self._buffer is _AWAY:
+            self._take_buffer()
         if self._start == self._end:
             self._start = self._end = 0
         elif self._start and BUFFER_BYTES - self._end < self._receive_bytes:
@@ -186,7 +235,7 @@ class RequestParser:
         at = 0
         while at < last:
             count = _COUNT_OF_HEADER.get(parts[at])
-            if count is None:
+            if count is None or count > self._most_arguments:
                 break
             stop = at + 1 + 2 * count
             if stop > last:
@@ -208,7 +257,8 @@ class RequestParser:
             self._ready.append(arguments)
             at = stop
         rest = parts[at:]
-        self._start = self._end - sum(map(len, rest)) - 2 * (len(rest) - 1)
+        start = self._end - sum(map(len, rest)) - 2 * (len(rest) - 1)
+        self._ready_bytes, self._start = start - self._start, start
         if self._end >= SMALL_RECEIVE_BYTES:
             self._receive_bytes = BUFFER_BYTES
 
@@ -225,7 +275,7 @@ class RequestParser:
         if name_header != b"$%d" % len(name) or key_header != b"$%d" % len(key) or header[:1] != b"$":
             return None
         length = _number(header)
-        if length is None or not LANDED_BYTES <= length <= MAX_VALUE_BYTES:
+        if length is None or not LANDED_BYTES <= length <= self._most_bulk_bytes:
             return None
         self._start += len(head) - len(rest)
         self._arguments = [name, key]
@@ -261,6 +311,8 @@ class RequestParser:
         count = _number(line)
         if count is None or count > MAX_ARGUMENTS:
             return self._break("invalid multibulk length")
+        if count > self._most_arguments:
+            return self._break("unauthenticated multibulk length")
         if count <= 0:  # redis skips an empty request
             return None
         self._arguments = []
@@ -291,12 +343,14 @@ class RequestParser:
         length = _number(line)
         if length is None or not 0 <= length <= MAX_VALUE_BYTES:
             return self._break("invalid bulk length")
+        if length > self._most_bulk_bytes:
+            return self._break("unauthenticated bulk length")
         self._length = length
         if length >= LANDED_BYTES:
             self._state = _ANNOUNCED
             return Value(self._arguments, length)
         self._argument_bytes += length
-        if self._argument_bytes > MAX_COMMAND_BYTES:
+        if self._argument_bytes > self._most_bytes:
             return self._break("too big request")
         self._state = _ARGUMENT
         return None
