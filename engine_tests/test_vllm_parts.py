@@ -207,7 +207,7 @@ def test_a_block_of_an_adapter_that_was_replaced_meanwhile_is_not_stored(start_n
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.bin").write_bytes(b"old")
     old = AdapterVersion(str(tmp_path), AdapterFiles().digest(str(tmp_path)))
-    counted = {}
+    counted: dict[str, float] = {}
 
     def store(depth):
         name = BlockName(b"kvt:m:l", b"r:%d:h" % depth)

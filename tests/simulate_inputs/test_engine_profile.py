@@ -194,4 +194,4 @@ def test_making_a_profile_into_a_missing_folder_is_refused(tmp_path: Path) -> No
     ]
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 2
-    assert "is not a folder" in result.output
+    assert "No such file or directory; write elsewhere" in result.output

@@ -125,7 +125,7 @@ async def test_reads_go_on_while_records_move(tmp_path, clock, content, pages, f
     files.gate.clear()
     shrink = asyncio.create_task(log.set_cap(24 * MIB))
     assert await asyncio.to_thread(files.held.wait, 20)  # a record's copy is under way
-    present = sorted(log.all_keys())
+    present = sorted(keys_of(log))
     assert len(present) > 200
     for key in present:
         into = pages(100_000)
