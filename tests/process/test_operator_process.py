@@ -214,7 +214,7 @@ def test_wrong_starts_get_a_sentence(
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setattr("kvtide_operator.main.set_up", lambda _: None)
     result = CliRunner().invoke(main, arguments, env=dict(os.environ))
-    assert result.exit_code != 0
+    assert result.exit_code == 2
     assert sentence in result.output
     assert "Traceback" not in result.output
 
@@ -227,4 +227,4 @@ def test_an_address_that_is_taken_is_named(kubeconfig: None, monkeypatch: pytest
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         result = CliRunner().invoke(main, ["--lease-namespace", "d", "--probes", address])
     assert f"cannot listen on {address}" in result.output
-    assert result.exit_code == 1
+    assert result.exit_code == 2

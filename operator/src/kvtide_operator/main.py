@@ -12,7 +12,7 @@ import click
 import kopf
 from prometheus_client import disable_created_metrics
 
-from kvtide_cachenode.command_line import Command
+from kvtide_cachenode.command_line import MISTAKE, Command
 from kvtide_cachenode.logs import LogFormat, set_up
 from kvtide_operator.act.kubernetes.transport import CredentialsError
 from kvtide_operator.endpoints import ListenError
@@ -47,6 +47,12 @@ class _Address(click.ParamType[tuple[str, int]]):
         if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
             self.fail(f"{value!r} is not HOST:PORT; write for example 0.0.0.0:8080", param, ctx)
         return host.strip("[]"), int(port)
+
+
+class _StartError(click.ClickException):
+    """The operator cannot start as asked: one sentence."""
+
+    exit_code = MISTAKE
 
 
 class _Backoffs:
@@ -102,7 +108,7 @@ def main(
     try:
         ended_well = asyncio.run(_serve(options))
     except (CredentialsError, ListenError) as error:
-        raise click.ClickException(str(error)) from None
+        raise _StartError(str(error)) from None
     sys.exit(0 if ended_well else 1)
 
 

@@ -68,6 +68,6 @@ class TraceHistory:
     def trace(self, block_tokens: int) -> Trace | None:
         """All that is kept, or None where nothing is; that blocks and tokens agree is taken on trust."""
         parts = [page.lines for page in self._pages if page.lines]
-        if self._trace is None and parts:
+        if parts and (self._trace is None or self._trace.block_tokens != block_tokens):
             self._trace = NodeLines.joined(parts).trace(block_tokens, trusted=True)
         return self._trace
