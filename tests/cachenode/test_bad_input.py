@@ -45,17 +45,6 @@ async def test_what_is_not_resp_is_answered_and_closed(served: Any) -> None:
     await until(lambda: not served.node.sessions)
 
 
-async def test_a_large_argument_that_is_no_value_is_dropped_in_step(served: Any) -> None:
-    async with talk(served.port) as (reader, writer):
-        key = b"k" * 20_000
-        writer.write(b"*2\r\n$3\r\nGET\r\n$20000\r\n" + key + b"\r\nPING\r\n")
-        assert await reader.readline() == b"$-1\r\n"
-        assert await reader.readline() == b"+PONG\r\n"
-        writer.write(b"*2\r\n$3\r\nGET\r\n$3000000\r\n" + bytes(3_000_000) + b"\r\nPING\r\n")
-        assert (await reader.readline()).startswith(b"-ERR argument 1 of 3000000 bytes is too large")
-        assert await reader.readline() == b"+PONG\r\n"
-
-
 async def test_half_a_value_then_close_keeps_the_old_one(served: Any) -> None:
     store = served.node.store
     store.put(b"k", b"old" * 10_000)

@@ -4,6 +4,7 @@ from fnmatch import fnmatchcase
 
 from kvtide_cachenode.commands.table import TABLE, Command, command, fail_unknown
 from kvtide_cachenode.node import VERSION
+from kvtide_cachenode.request import Request
 from kvtide_cachenode.session import Session
 from kvtide_cachenode.wire.replies import Reply
 
@@ -14,9 +15,9 @@ CONFIG = {"save": "", "appendonly": "no", "databases": "1", "maxmemory-policy": 
 
 
 @command("info", -1, "")
-def info(session: Session, arguments: list[bytes]) -> None:
+def info(session: Session, request: Request) -> None:
     """INFO [section …]."""
-    wanted = {argument.decode("latin-1").lower() for argument in arguments[1:]}
+    wanted = {argument.decode("latin-1").lower() for argument in request.words[1:]}
     everything = not wanted or bool(wanted & {"all", "everything", "default"})
     lines = []
     for section, fields in _sections(session).items():
@@ -62,14 +63,15 @@ def _sections(session: Session) -> dict[str, dict[str, object]]:
 
 
 @command("command", -1, "")
-def command_(session: Session, arguments: list[bytes]) -> None:
+def command_(session: Session, request: Request) -> None:
     """COMMAND [COUNT | LIST | INFO [name …] | DOCS [name …] | GETKEYS …]."""
+    words = request.words
     known = {described.name: described for described in TABLE.values()}
-    if len(arguments) == 1:
+    if len(words) == 1:
         session.reply_with([_described(described) for described in known.values()])
         return
-    names = [argument.decode("latin-1").lower() for argument in arguments[2:]] or list(known)
-    match arguments[1].upper():
+    names = [argument.decode("latin-1").lower() for argument in words[2:]] or list(known)
+    match words[1].upper():
         case b"COUNT":
             session.reply_with(len(known))
         case b"LIST":
@@ -84,7 +86,7 @@ def command_(session: Session, arguments: list[bytes]) -> None:
             }
             session.reply_with(docs)
         case _:
-            fail_unknown(session, arguments[1], "COUNT, LIST, INFO, DOCS")
+            fail_unknown(session, words[1], "COUNT, LIST, INFO, DOCS")
 
 
 def _described(described: Command) -> Reply:
@@ -100,12 +102,13 @@ def _described(described: Command) -> Reply:
 
 
 @command("config", -2, "admin")
-def config(session: Session, arguments: list[bytes]) -> None:
+def config(session: Session, request: Request) -> None:
     """CONFIG GET pattern [pattern …]."""
-    if arguments[1].upper() != b"GET" or len(arguments) < 3:
-        fail_unknown(session, arguments[1], "GET pattern; the size is set with PUT /v1/capacity")
+    words = request.words
+    if words[1].upper() != b"GET" or len(words) < 3:
+        fail_unknown(session, words[1], "GET pattern; the size is set with PUT /v1/capacity")
         return
-    patterns = [argument.decode("latin-1").lower() for argument in arguments[2:]]
+    patterns = [argument.decode("latin-1").lower() for argument in words[2:]]
     found: dict[str, Reply] = {
         name: value
         for name, value in CONFIG.items()

@@ -18,8 +18,8 @@ from kvtide_cachenode.commands.table import TABLE
 from kvtide_cachenode.inference import Access
 from kvtide_cachenode.membership import Membership
 from kvtide_cachenode.peer_link import PeerLink, PeerLostError, bulk_length
-from kvtide_cachenode.session import Landed, ReplyCutError, Session
-from kvtide_cachenode.store import Reservation
+from kvtide_cachenode.request import Request
+from kvtide_cachenode.session import ReplyCutError, Session
 from kvtide_cachenode.wire import replies
 
 # From sending a command to the first byte of its reply; then, to the last byte of it.
@@ -73,56 +73,44 @@ class ServeHere(Exception):  # noqa: N818 - no error: the owner says that this n
     """The peer named this node."""
 
 
-async def forward(
-    session: Session, name: str, arguments: list[bytes], landed: Landed, owner: Node, epoch: int
-) -> None:
+async def forward(session: Session, name: str, request: Request, owner: Node, epoch: int) -> None:
     """Have ``owner``, who has the key as of ``epoch``, run a command on it, and pass its reply on."""
     how = SPLITS[name]
-    try:
-        async with AsyncExitStack() as stack:
-            try:
-                link, line = await ask(stack, session.node.cluster, owner, epoch, _words(arguments, landed))
-            except (PeerLostError, TimeoutError) as error:
-                line = _unreachable(session, how, owner, error)
-                session.reply(session.nil if line == b"$-1" else line + replies.CRLF)
-                return
-            except ServeHere:
-                await _serve(session, arguments, landed)
-                return
-            await _relay(session, link, line)
-        _observe(session, how, arguments[1:2], [not _nothing(line)])
-    finally:
-        _drop(session, landed)
+    async with AsyncExitStack() as stack:
+        try:
+            link, line = await ask(stack, session.node.cluster, owner, epoch, _sent(request))
+        except (PeerLostError, TimeoutError) as error:
+            line = _unreachable(session, how, owner, error)
+            session.reply(session.nil if line == b"$-1" else line + replies.CRLF)
+            return
+        except ServeHere:
+            await _serve(session, request)
+            return
+        await _relay(session, link, line)
+    _observe(session, how, request.words[1:2], [not _nothing(line)])
 
 
 async def scatter(
-    session: Session,
-    name: str,
-    arguments: list[bytes],
-    landed: Landed,
-    each: Sequence[Serve | Forward],
-    epoch: int,
+    session: Session, name: str, request: Request, each: Sequence[Serve | Forward], epoch: int
 ) -> None:
     """Run a command on several keys, each where it is as of ``epoch``, and merge the replies in their order.
 
     The keys of one node are asked for in one pipeline; the links are taken in one order by everybody, so that
     two commands never wait for each other's.
     """
-    how, step = SPLITS[name], (len(arguments) - 1) // len(each)
-    requests = [[how.each, *arguments[at : at + step]] for at in range(1, len(arguments), step)]
-    parts: list[Landed] = [{} for _ in each]
-    for index, value in landed.items():
-        parts[(index - 1) // step][(index - 1) % step + 1] = value
+    how, arguments = SPLITS[name], request.moved().arguments()
+    step = (len(arguments) - 1) // len(each)
+    parts = [Request.of([how.each, *arguments[at : at + step]]) for at in range(1, len(arguments), step)]
     inference, session.inference = session.inference, None  # the command is observed once, as a whole
     try:
         async with AsyncExitStack() as stack:
-            links = await _pipelines(stack, session, requests, parts, each, epoch)
-            lines = await _merged(session, how, requests, parts, each, links)
+            links = await _pipelines(stack, session, parts, each, epoch)
+            lines = await _merged(session, how, parts, each, links)
     finally:
         session.inference = inference
         for part in parts:
-            _drop(session, part)
-    _observe(session, how, [request[1] for request in requests], [not _nothing(line) for line in lines])
+            part.release(session.node.store)
+    _observe(session, how, [part.words[1] for part in parts], [not _nothing(line) for line in lines])
 
 
 async def ask(
@@ -182,8 +170,7 @@ async def stream(session: Session, link: PeerLink, left: int, dropped: int = 0) 
 async def _pipelines(
     stack: AsyncExitStack,
     session: Session,
-    requests: list[list[bytes]],
-    parts: list[Landed],
+    parts: list[Request],
     each: Sequence[Serve | Forward],
     epoch: int,
 ) -> dict[str, PeerLink]:
@@ -195,9 +182,9 @@ async def _pipelines(
         owner = owners[node_id]
         try:
             link = await stack.enter_async_context(cluster.peers.link((owner.host, owner.port), epoch))
-            for request, part, decision in zip(requests, parts, each, strict=True):
+            for part, decision in zip(parts, each, strict=True):
                 if isinstance(decision, Forward) and decision.node.id == node_id:
-                    link.send(*_words(request, part))
+                    link.send(*_sent(part))
                     cluster.counters.forwarded += 1
         except PeerLostError:
             continue
@@ -208,8 +195,7 @@ async def _pipelines(
 async def _merged(
     session: Session,
     how: Split,
-    requests: list[list[bytes]],
-    parts: list[Landed],
+    parts: list[Request],
     each: Sequence[Serve | Forward],
     links: dict[str, PeerLink],
 ) -> list[bytes]:
@@ -217,11 +203,11 @@ async def _merged(
     if how.merge is Merge.ARRAY:
         session.reply(b"*%d\r\n" % len(each))
     lines = []
-    for request, part, decision in zip(requests, parts, each, strict=True):
+    for part, decision in zip(parts, each, strict=True):
         if isinstance(decision, Serve):
-            line = await _served_or_asked(session, how, request, part)
+            line = await _served_or_asked(session, how, part)
         else:
-            line = await _forwarded(session, how, request, part, decision.node, links)
+            line = await _forwarded(session, how, part, decision.node, links)
         lines.append(line)
         if session.queued_bytes > MAX_UNSENT_BYTES:
             await session.room(MAX_UNSENT_BYTES)
@@ -234,49 +220,47 @@ async def _merged(
     return lines
 
 
-async def _served(session: Session, how: Split, request: list[bytes], part: Landed) -> bytes:
+async def _served(session: Session, how: Split, part: Request) -> bytes:
     """Run one key's command here; its reply is queued for an array, else only returned."""
     if how.merge is Merge.ARRAY:
-        present = session.node.store.exists(request[1])
-        await _serve(session, request, part)
+        present = session.node.store.exists(part.words[1])
+        await _serve(session, part)
         return b"$" if present else b"$-1"
     await session.room(0)  # what is queued from here on is the reply
-    await _serve(session, request, part)
+    await _serve(session, part)
     line = b"".join(session.out)
     session.out.clear()
     session.queued_bytes = 0
     return line.removesuffix(replies.CRLF)
 
 
-async def _served_or_asked(session: Session, how: Split, request: list[bytes], part: Landed) -> bytes:
+async def _served_or_asked(session: Session, how: Split, part: Request) -> bytes:
     """Run one key's command here, unless the key was sent away while earlier keys were waited for."""
     if "write" in TABLE[how.each].flags:
-        await session.node.cluster.landed(request[1:2])
+        await session.node.cluster.landed(part.words[1:2])
     view = session.node.cluster.view
     assert view is not None, "a command is scattered in a cluster"
-    decision = decide(view, UNAWARE, (request[1],), session.node.store.exists)
+    decision = decide(view, UNAWARE, (part.words[1],), session.node.store.exists)
     if isinstance(decision, Forward):
-        return await _asked(session, how, request, part, decision.node, view.topology.epoch)
-    return await _served(session, how, request, part)
+        return await _asked(session, how, part, decision.node, view.topology.epoch)
+    return await _served(session, how, part)
 
 
-async def _asked(
-    session: Session, how: Split, request: list[bytes], part: Landed, owner: Node, epoch: int
-) -> bytes:
+async def _asked(session: Session, how: Split, part: Request, owner: Node, epoch: int) -> bytes:
     """Ask a node for one key; its reply is queued for an array, else only returned."""
     try:
         async with AsyncExitStack() as stack:
-            link, line = await ask(stack, session.node.cluster, owner, epoch, _words(request, part))
+            link, line = await ask(stack, session.node.cluster, owner, epoch, _sent(part))
             await _take(session, how, link, line)
             return line
     except ServeHere:
-        return await _served(session, how, request, part)
+        return await _served(session, how, part)
     except (PeerLostError, TimeoutError) as error:
         return _lost(session, how, owner, error)
 
 
 async def _forwarded(
-    session: Session, how: Split, request: list[bytes], part: Landed, owner: Node, links: dict[str, PeerLink]
+    session: Session, how: Split, part: Request, owner: Node, links: dict[str, PeerLink]
 ) -> bytes:
     """Take one key's reply off its link; it is queued for an array, else only returned."""
     link = links.get(owner.id)
@@ -294,8 +278,8 @@ async def _forwarded(
         links.pop(owner.id, None)  # what else it was asked for is not waited for
         return _lost(session, how, owner, error)
     if named == session.node.cluster.address:
-        return await _served(session, how, request, part)
-    return await _asked(session, how, request, part, Node(owner.id, *named, 0), LAST_HOP)
+        return await _served(session, how, part)
+    return await _asked(session, how, part, Node(owner.id, *named, 0), LAST_HOP)
 
 
 def _lost(session: Session, how: Split, owner: Node, error: Exception) -> bytes:
@@ -324,11 +308,8 @@ async def _relay(session: Session, link: PeerLink, line: bytes) -> None:
         await stream(session, link, length + 2)
 
 
-async def _serve(session: Session, request: list[bytes], part: Landed) -> None:
-    session.landed = dict(part)
-    part.clear()
-    TABLE[request[0].upper()].handler(session, request)
-    session.drop_landed()
+async def _serve(session: Session, request: Request) -> None:
+    TABLE[request.words[0].upper()].handler(session, request)
     while session.later is not None:
         work, session.later = session.later, None
         await work
@@ -343,11 +324,9 @@ def _unreachable(session: Session, how: Split, owner: Node, error: Exception) ->
     return replies.error(sentence, "CLUSTERDOWN").removesuffix(replies.CRLF)
 
 
-def _words(arguments: Sequence[bytes], landed: Landed) -> list[bytes | memoryview]:
-    words: list[bytes | memoryview] = list(arguments)
-    for index, value in landed.items():
-        words[index] = value.memory if isinstance(value, Reservation) else bytes(value)
-    return words
+def _sent(request: Request) -> list[bytes | memoryview]:
+    """A request as it goes to a peer; values are sent from where they landed."""
+    return [said if isinstance(said, bytes) else said.memory for said in request.arguments()]
 
 
 def _named(line: bytes) -> tuple[str, int] | None:
@@ -367,10 +346,3 @@ def _observe(session: Session, how: Split, keys: list[bytes], found: list[bool])
     if how.access is not None:
         hits = [False] * len(keys) if how.access is Access.STORE else found
         session.observe(how.access, keys, hits)
-
-
-def _drop(session: Session, landed: Landed) -> None:
-    for value in landed.values():
-        if isinstance(value, Reservation):
-            session.node.store.abort(value)
-    landed.clear()

@@ -6,6 +6,7 @@ import re
 from kvtide_cachenode.commands.below import acknowledge
 from kvtide_cachenode.commands.table import command, fail_unknown
 from kvtide_cachenode.inference import Access
+from kvtide_cachenode.request import Request
 from kvtide_cachenode.session import Session
 from kvtide_cachenode.wire import replies
 
@@ -15,9 +16,9 @@ MAX_PATTERN_BYTES = 256
 
 
 @command("exists", -2, "readonly fast", (1, -1, 1))
-def exists(session: Session, arguments: list[bytes]) -> None:
+def exists(session: Session, request: Request) -> None:
     """EXISTS key [key …]. Does not count as use of an entry, as in redis."""
-    keys = arguments[1:]
+    keys = request.words[1:]
     hits = list(map(session.node.store.exists, keys))
     found = sum(hits)
     counters = session.node.store.counters
@@ -28,40 +29,41 @@ def exists(session: Session, arguments: list[bytes]) -> None:
 
 
 @command("del", -2, "write", (1, -1, 1))
-def del_(session: Session, arguments: list[bytes]) -> None:
+def del_(session: Session, request: Request) -> None:
     """DEL key [key …]."""
-    acknowledge(session, replies.integer(sum(map(session.node.store.delete, arguments[1:]))))
+    acknowledge(session, replies.integer(sum(map(session.node.store.delete, request.words[1:]))))
 
 
 command("unlink", -2, "write fast", (1, -1, 1))(del_)
 
 
 @command("type", 2, "readonly fast", (1, 1, 1))
-def type_(session: Session, arguments: list[bytes]) -> None:
+def type_(session: Session, request: Request) -> None:
     """TYPE key: every value is a string."""
-    session.reply(replies.simple("string" if session.node.store.exists(arguments[1]) else "none"))
+    session.reply(replies.simple("string" if session.node.store.exists(request.words[1]) else "none"))
 
 
 @command("ttl", 2, "readonly fast", (1, 1, 1))
-def ttl(session: Session, arguments: list[bytes]) -> None:
+def ttl(session: Session, request: Request) -> None:
     """TTL key: -1 (entries live until they are evicted), -2 when there is none."""
-    session.reply(replies.integer(-1 if session.node.store.exists(arguments[1]) else -2))
+    session.reply(replies.integer(-1 if session.node.store.exists(request.words[1]) else -2))
 
 
 command("pttl", 2, "readonly fast", (1, 1, 1))(ttl)
 
 
 @command("dbsize", 1, "readonly fast")
-def dbsize(session: Session, arguments: list[bytes]) -> None:  # noqa: ARG001 - every handler's signature
+def dbsize(session: Session, request: Request) -> None:  # noqa: ARG001 - every handler's signature
     """DBSIZE."""
     session.reply(replies.integer(session.node.store.key_count()))
 
 
 @command("flushall", -1, "write admin")
-def flushall(session: Session, arguments: list[bytes]) -> None:
+def flushall(session: Session, request: Request) -> None:
     """FLUSHALL [ASYNC | SYNC]."""
-    if len(arguments) > 2 or {*map(bytes.upper, arguments[1:])} - {b"ASYNC", b"SYNC"}:
-        fail_unknown(session, arguments[-1], "ASYNC, SYNC")
+    words = request.words
+    if len(words) > 2 or {*map(bytes.upper, words[1:])} - {b"ASYNC", b"SYNC"}:
+        fail_unknown(session, words[-1], "ASYNC, SYNC")
         return
     session.node.store.clear()
     acknowledge(session, replies.OK)
@@ -71,14 +73,15 @@ command("flushdb", -1, "write admin")(flushall)
 
 
 @command("scan", -2, "readonly")
-def scan(session: Session, arguments: list[bytes]) -> None:
+def scan(session: Session, request: Request) -> None:
     """SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]."""
+    words = request.words
     session.evidence = None  # whoever knows this node's keys need not know the map
     matches: re.Pattern[str] | None = None
     count, kind = SCAN_COUNT, b"string"
     try:
-        cursor = _natural(arguments[1], 2**63)
-        for option, value in zip(arguments[2::2], arguments[3::2], strict=True):
+        cursor = _natural(words[1], 2**63)
+        for option, value in zip(words[2::2], words[3::2], strict=True):
             match option.upper():
                 case b"MATCH":
                     matches = _pattern(value)

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
+from kvtide_cachenode.request import Request
 from kvtide_cachenode.session import Session
 from kvtide_cachenode.users import ADMIN, KNOWN, READ, WRITE
 
-Handler = Callable[[Session, list[bytes]], None]
-"""Takes the session and the whole command, its name first, and queues exactly one reply."""
+Handler = Callable[[Session, Request], None]
+"""Takes the session and one command, and queues exactly one reply, now or later."""
+
+_NONE: Final = range(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +20,8 @@ class Command:
 
     ``arity`` counts the name; negative means at least that many. Keys are the arguments from ``first_key``
     to ``last_key`` (-1: to the end) by ``key_step``; 0 where there are none. ``needs`` are the rights that
-    a user must have, as bits.
+    a user must have, as bits. ``values`` and ``texts`` are the numbers of the arguments that may have 16 KiB
+    and more (see `landing`).
     """
 
     name: str
@@ -27,10 +32,14 @@ class Command:
     last_key: int
     key_step: int
     needs: int
+    values: range
+    texts: range
 
     def accepts(self, count: int) -> bool:
         """Whether ``count`` arguments, the name included, are right."""
-        return count == self.arity if self.arity >= 0 else count >= -self.arity
+        if count != self.arity and (self.arity >= 0 or count < -self.arity):
+            return False
+        return self.key_step < 2 or (count - self.first_key) % self.key_step == 0
 
 
 _RIGHT_OF_FLAG = {"readonly": READ, "write": WRITE, "admin": ADMIN}
@@ -39,14 +48,21 @@ TABLE: dict[bytes, Command] = {}
 
 
 def command(
-    name: str, arity: int, flags: str = "fast", keys: tuple[int, int, int] = (0, 0, 0)
+    name: str,
+    arity: int,
+    flags: str = "fast",
+    keys: tuple[int, int, int] = (0, 0, 0),
+    *,
+    values: range = _NONE,
+    texts: range = _NONE,
 ) -> Callable[[Handler], Handler]:
     """Register a handler under ``name``; flags are space-separated."""
 
     def register(handler: Handler) -> Handler:
         words = tuple(flags.split())
         rights = KNOWN | sum(bit for flag, bit in _RIGHT_OF_FLAG.items() if flag in words)
-        described = Command(name, handler, arity, words, *keys, needs=0 if "no_auth" in words else rights)
+        needs = 0 if "no_auth" in words else rights
+        described = Command(name, handler, arity, words, *keys, needs, values, texts)
         # Clients write a command in one of these two ways; anything else goes through upper().
         TABLE[name.upper().encode()] = TABLE[name.encode()] = described
         return handler

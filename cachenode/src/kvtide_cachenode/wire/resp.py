@@ -4,8 +4,8 @@ A request is an array of bulk strings, or an inline command (a line of words). T
 to receive into, says how many bytes came (`received`) and takes events until there are none (`next_event`).
 
 A bulk string of at least `LANDED_BYTES` is announced before its bytes are there: the caller answers the
-`Value` event with `land`, naming the memory the bytes shall arrive in, or None to have exactly that many
-bytes dropped. In the finished command such an argument is the empty string.
+`Announced` event with `land`, naming the place where the bytes shall arrive. A command that has such
+arguments comes as `Landed`, its words apart from its places: nothing stands among the words for a place.
 
     START ──"*n"──► LENGTH ──"$n"──► ARGUMENT ──n bytes, CRLF──► LENGTH | command
       │               └──"$n", n large──► ANNOUNCED ──land()──► VALUE ──n bytes, CRLF──► LENGTH | command
@@ -14,8 +14,9 @@ bytes dropped. In the finished command such an argument is the empty string.
 
 import shlex
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 LANDED_BYTES: Final = 16 * 1024
 MAX_VALUE_BYTES: Final = 512 * 1024 * 1024  # redis' default proto-max-bulk-len
@@ -41,12 +42,39 @@ _dropped = memoryview(bytearray(VALUE_RECEIVE_BYTES))  # where unwanted bytes go
 Command = list[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A large argument is about to arrive: argument number ``len(arguments)`` has ``length`` bytes."""
+class Place(Protocol):
+    """Where a large argument arrives: memory of its length, or None to have its bytes dropped."""
 
-    arguments: Command
+    @property
+    def memory(self) -> memoryview | None: ...  # noqa: D102 - said above
+
+
+@dataclass(slots=True)
+class Announced:
+    """A large argument is about to arrive: number ``index`` of its command, of ``length`` bytes.
+
+    ``words`` and ``places`` are the command's arguments before it, as in `Landed`.
+    """
+
+    words: list[bytes]
+    places: dict[int, Place]
     length: int
+
+    @property
+    def index(self) -> int:
+        """The number of the argument; the command's name is number 0."""
+        return len(self.words) + len(self.places)
+
+
+@dataclass(slots=True)
+class Landed:
+    """A complete command with large arguments.
+
+    ``words`` are the small ones in their order, ``places`` the large ones by their number in the command.
+    """
+
+    words: list[bytes]
+    places: dict[int, Place]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +84,7 @@ class Broken:
     reason: str
 
 
-Event = Command | Value | Broken
+Event = Command | Announced | Landed | Broken
 
 
 # Plain integers: an Enum's hash and attributes cost a Python call each, on every argument.
@@ -77,7 +105,8 @@ class RequestParser:
         self._plain = True  # whether the last array was all small arguments, as the next one will be
         self._ready: deque[Command] = deque()
         self._state = _START
-        self._arguments: Command = []
+        self._words: list[bytes] = []
+        self._places: dict[int, Place] = {}
         self._argument_count = 0
         self._argument_bytes = 0
         self._length = 0
@@ -88,6 +117,11 @@ class RequestParser:
     def in_request(self) -> bool:
         """Whether a request has begun that is not complete."""
         return self._state != _START or self._end > self._start
+
+    @property
+    def arriving(self) -> Mapping[int, Place]:
+        """The places of the command that is not complete; whoever gave them lets go of them at the end."""
+        return self._places
 
     def buffers(self) -> list[memoryview]:
         """Where the next bytes go, in this order. Not to be called before all events are taken."""
@@ -117,9 +151,9 @@ class RequestParser:
             return self._ready.popleft()
         if self._state == _START and self._end > self._start:
             if not self._plain:
-                value = self._split_head()
-                if value is not None:
-                    return value
+                announced = self._split_head()
+                if announced is not None:
+                    return announced
             else:
                 if not self._deferred:
                     self._split_commands()
@@ -133,10 +167,12 @@ class RequestParser:
             if event is not None or (self._state == state and self._start == start):
                 return event
 
-    def land(self, memory: memoryview | None) -> None:
-        """Answer a `Value` event: its bytes go to ``memory``, or nowhere."""
-        assert self._state == _ANNOUNCED, "land answers a Value event"
+    def land(self, place: Place) -> None:
+        """Answer an `Announced` event: its bytes go to ``place``."""
+        assert self._state == _ANNOUNCED, "land answers an Announced event"
+        memory = place.memory
         assert memory is None or len(memory) == self._length, "the memory has the value's length"
+        self._places[len(self._words) + len(self._places)] = place
         self._memory = memory
         self._state = _VALUE
         self._plain = False
@@ -201,7 +237,7 @@ class RequestParser:
         if self._end >= SMALL_RECEIVE_BYTES:
             self._receive_bytes = BUFFER_BYTES
 
-    def _split_head(self) -> Value | None:
+    def _split_head(self) -> Announced | None:
         """Take ``SET key`` and the announcement of its value out of the buffer in a few operations.
 
         Whatever is not of the form name, key, large value is left to the states.
@@ -217,12 +253,12 @@ class RequestParser:
         if length is None or not LANDED_BYTES <= length <= MAX_VALUE_BYTES:
             return None
         self._start += len(head) - len(rest)
-        self._arguments = [name, key]
+        self._words = [name, key]
         self._argument_count = 3
         self._argument_bytes = len(name) + len(key)
         self._length = length
         self._state = _ANNOUNCED
-        return Value(self._arguments, length)
+        return Announced(self._words, self._places, length)
 
     def _line(self, limit: int, too_long: str) -> bytes | Broken | None:
         at = self._buffer.find(b"\n", self._start, self._end)
@@ -252,7 +288,7 @@ class RequestParser:
             return self._break("invalid multibulk length")
         if count <= 0:  # redis skips an empty request
             return None
-        self._arguments = []
+        self._words = []
         self._plain = True
         self._argument_count = count
         self._argument_bytes = 0
@@ -283,7 +319,7 @@ class RequestParser:
         self._length = length
         if length >= LANDED_BYTES:
             self._state = _ANNOUNCED
-            return Value(self._arguments, length)
+            return Announced(self._words, self._places, length)
         self._argument_bytes += length
         if self._argument_bytes > MAX_COMMAND_BYTES:
             return self._break("too big request")
@@ -294,26 +330,29 @@ class RequestParser:
         end = self._start + self._length
         if self._end < end + 2:
             return None
-        argument = bytes(self._view[self._start : end])
+        self._words.append(bytes(self._view[self._start : end]))
         self._start = end
-        return self._argument_complete(argument)
+        return self._argument_complete()
 
     def _at_value(self) -> Event | None:
         if self._landed < self._length or self._end < self._start + 2:
             return None
         self._memory = None
-        return self._argument_complete(b"")
+        return self._argument_complete()
 
-    def _argument_complete(self, argument: bytes) -> Event | None:
+    def _argument_complete(self) -> Event | None:
         if self._buffer[self._start : self._start + 2] != b"\r\n":
             return self._break("expected CRLF after a bulk string")
         self._start += 2
-        self._arguments.append(argument)
-        if len(self._arguments) < self._argument_count:
+        if len(self._words) + len(self._places) < self._argument_count:
             self._state = _LENGTH
             return None
         self._state = _START
-        return self._arguments
+        if not self._places:
+            return self._words
+        landed = Landed(self._words, self._places)
+        self._places = {}
+        return landed
 
     def _at_rest(self) -> Event | None:
         return None
