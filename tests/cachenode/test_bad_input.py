@@ -1,27 +1,11 @@
 """What clients do wrong: each gets a clear error, and nothing else is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
+from tests.cachenode.raw_client import talk, until
+
 MI = 1024 * 1024
-
-
-@asynccontextmanager
-async def talk(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        await writer.wait_closed()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 async def answer_and_end(port: int, said: bytes) -> bytes:

@@ -6,6 +6,7 @@ from typing import Final, cast
 
 import msgspec
 
+from kvtide_cachenode.documents import DocumentError, decode
 from kvtide_cachenode.wire.resp import MAX_VALUE_BYTES
 
 # Of a reply, at most this much is here while the client that asked for it does not read on.
@@ -26,9 +27,6 @@ class PeerState(msgspec.Struct, frozen=True):
     epoch: int
     capacity_bytes: int
     used_bytes: int
-
-
-_state_decoder = msgspec.json.Decoder(PeerState)
 
 
 class PeerLink(asyncio.BufferedProtocol):
@@ -147,8 +145,8 @@ class PeerLink(asyncio.BufferedProtocol):
         """The reply to KVTIDE.PEER."""
         said = await self.small()
         try:
-            return _state_decoder.decode(said)
-        except msgspec.MsgspecError:
+            return decode(said, PeerState)
+        except DocumentError:
             raise PeerLostError(
                 f"it is no node of this cluster: {said[:200].decode(errors='replace')}"
             ) from None

@@ -3,13 +3,15 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from kvtide_cachenode.cluster.awareness import Evidence
 from kvtide_cachenode.cluster.redirect import UNAWARE
 from kvtide_cachenode.inference import Access, RequestInference
 from kvtide_cachenode.node import Node
-from kvtide_cachenode.store import Entry
+from kvtide_cachenode.request import Request
+from kvtide_cachenode.store import Entry, Store
 from kvtide_cachenode.store.store import INLINE_BYTES
 from kvtide_cachenode.users import User, role_of
 from kvtide_cachenode.wire import replies
@@ -21,6 +23,20 @@ _BULK_HEADERS = [b"$%d" % length for length in range(INLINE_BYTES + 1)]
 
 class ReplyCutError(Exception):
     """A reply whose length was announced cannot be finished: all that is left is to close the connection."""
+
+
+@dataclass(slots=True)
+class Transaction:
+    """The commands between MULTI and EXEC; when one was ``wrong``, none is run."""
+
+    queued: list[tuple[bytes, Request]] = field(default_factory=list)
+    queued_bytes: int = 0
+    wrong: bool = False
+
+    def release(self, store: Store) -> None:
+        """Give up the values of commands that were not run."""
+        for _, request in self.queued:
+            request.release(store)
 
 
 class Session:
@@ -45,6 +61,7 @@ class Session:
         self.last_command = b""
         self.out: list[bytes | memoryview] = []
         self.queued_bytes = 0
+        self.transaction: Transaction | None = None
         self.later: Coroutine[Any, Any, object] | None = None
         self.push: Callable[[], None] = _not_connected
         self._room: asyncio.Event | None = None
@@ -80,6 +97,19 @@ class Session:
         """
         assert self.later is None, "one command at a time"
         self.later = work
+
+    async def finish(self) -> None:
+        """Wait for the reply of a command that said it takes its time; for commands made of others."""
+        while self.later is not None:
+            work, self.later = self.later, None
+            await work
+
+    def take_back(self) -> bytes:
+        """What was queued since ``room(0)``: the reply of one of the commands that a command is made of."""
+        taken = b"".join(self.out)
+        self.out.clear()
+        self.queued_bytes = 0
+        return taken
 
     async def room(self, at_most_bytes: int) -> None:
         """Send, and wait until at most so many bytes are unsent: for replies in pieces."""
@@ -142,10 +172,10 @@ class Session:
         self.queued_bytes += len(head) + entry.length + 2
         self._pins.append((self._sent_bytes + self.queued_bytes, entry))
 
-    def reply_entries(self, entries: Sequence[Entry | None]) -> None:
-        """Queue an array of values; small ones in a row are one buffer, large ones lie between two."""
+    def reply_entries(self, entries: Sequence[Entry | None], head: tuple[bytes, ...]) -> None:
+        """Queue values behind the lines of ``head``; small ones in a row are one buffer."""
         headers, nil = _BULK_HEADERS, self.nil[:-2]
-        small: list[bytes] = [b"*%d" % len(entries)]  # lines, each without its end
+        small: list[bytes] = [*head]  # lines, each without its end
         for entry in entries:
             if entry is None:
                 small.append(nil)
@@ -199,8 +229,20 @@ class Session:
                 for access, keys, hits, now_s in observed:
                     self.inference.access(access, keys, hits, now_s)
 
+    def refuse(self) -> None:
+        """A command was answered with an error before it was run: EXEC will not run the others either."""
+        if self.transaction is not None:
+            self.transaction.wrong = True
+
+    def end_transaction(self) -> None:
+        """Forget what was queued since MULTI."""
+        if self.transaction is not None:
+            transaction, self.transaction = self.transaction, None
+            transaction.release(self.node.store)
+
     def reset(self) -> None:
         """Back to how a connection begins (RESET)."""
+        self.end_transaction()
         self.resp3 = False
         self.nil = replies.NIL2
         self.name = b""
@@ -214,6 +256,7 @@ class Session:
         while self._pins:
             self.node.store.unpin(self._pins.popleft()[1])
         self.let_go()
+        self.end_transaction()
         self.report()
         if self.inference is not None:
             self.inference.end()

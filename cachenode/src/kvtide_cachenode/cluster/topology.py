@@ -17,6 +17,9 @@ MAX_NODES: Final = 255
 NOBODY: Final = 255
 NODE_ID_DIGITS: Final = 40
 MAX_DEADLINE_S: Final = 86_400
+# Far from any that counting leads to, so that every epoch has one above it, and exact in every JSON reader.
+MAX_EPOCH: Final = 2**53 - 1
+MAX_DRAM_BYTES: Final = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Node:
             raise ValueError(f"port {self.port} of node {self.id} is not between 1 and 65535")
         if self.dram_bytes < 0:
             raise ValueError(f"dram_bytes of node {self.id} is negative; use 0 for a node without a share")
+        if self.dram_bytes > MAX_DRAM_BYTES:
+            raise ValueError(f"dram_bytes of node {self.id} is above {MAX_DRAM_BYTES}")
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ class Topology:
     def __post_init__(self) -> None:
         if self.epoch < 1:
             raise ValueError(f"epoch {self.epoch} is below 1, the first")
+        if self.epoch > MAX_EPOCH:
+            raise ValueError(f"epoch {self.epoch} is above {MAX_EPOCH}, the last")
         if not 0 <= self.deadline_s <= MAX_DEADLINE_S:
             raise ValueError(f"deadline_s {self.deadline_s} is not between 0 and {MAX_DEADLINE_S}")
         if not 0 < len(self.nodes) <= MAX_NODES:

@@ -1,6 +1,7 @@
 """The commands a client may send: one table, filled by the modules beside this one."""
 
-from kvtide_cachenode.commands import about, cluster, connection, keys, routing, strings
+from kvtide_cachenode.commands import about, cluster, connection, keys, many, routing, strings, transaction
+from kvtide_cachenode.commands.refused import REFUSED
 from kvtide_cachenode.commands.table import TABLE
 from kvtide_cachenode.request import Request
 from kvtide_cachenode.session import Session
@@ -9,7 +10,7 @@ SHOWN_BYTES = 128  # of an unknown command's words in the error
 
 
 def execute(session: Session, request: Request) -> None:
-    """Run one complete command and queue its reply, or say with `Session.later` that it takes its time."""
+    """Take one complete command: queue its reply, or say with `Session.later` that it takes its time."""
     words = request.words
     word, count = words[0], len(words) + len(request.values)
     command = TABLE.get(word) or TABLE.get(word.upper())
@@ -17,14 +18,21 @@ def execute(session: Session, request: Request) -> None:
         _unknown(session, request)
     elif command.needs & ~session.rights:
         session.fail(*session.missing_right(command.needs))
-    elif count != command.arity and not command.accepts(count):
+    elif count != command.fewest and not command.accepts(count):
         session.fail(f"wrong number of arguments for '{command.name}' command")
+    elif session.transaction is not None and command.name not in transaction.AT_ONCE:
+        transaction.queue(session, session.transaction, command, request)
+        return
     else:
         session.last_command = word
-        if command.first_key:
+        if count > many.PART_ARGUMENTS:
+            many.run(session, command, request)
+        elif command.first_key:
             routing.run(session, command, request)
         else:
             command.handler(session, request)
+        return
+    session.refuse()
 
 
 def _unknown(session: Session, request: Request) -> None:
@@ -35,6 +43,10 @@ def _unknown(session: Session, request: Request) -> None:
         session.closing = True
         return
     name = word[:SHOWN_BYTES].decode("utf-8", "backslashreplace")
+    why = REFUSED.get(name.lower())
+    if why is not None:
+        session.fail(f"'{name}' is not served here: {why}")
+        return
     shown = ""
     for argument in rest:
         if len(shown) >= SHOWN_BYTES:

@@ -36,10 +36,11 @@ async def reply_value(session: Session, key: bytes, access: Access | None = None
     return found
 
 
-async def reply_values(session: Session, keys: list[bytes]) -> None:
-    """Queue the values of several keys, some of which are below: read ahead, sent as they come."""
+async def reply_values(session: Session, keys: list[bytes], head: tuple[bytes, ...]) -> None:
+    """Queue ``head`` and several values, some of which are below: read ahead, sent as they come."""
     store = _tiered(session)
-    session.reply(b"*%d\r\n" % len(keys))
+    for line in head:
+        session.reply(line + replies.CRLF)
     hits = []
     for at, key in enumerate(keys):
         store.read_ahead(keys[at : at + READ_AHEAD])

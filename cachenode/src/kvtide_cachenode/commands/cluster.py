@@ -3,10 +3,11 @@
 import msgspec
 
 from kvtide_cachenode.cluster import replies as topology_replies
-from kvtide_cachenode.cluster.redirect import Caller, Kind, View
+from kvtide_cachenode.cluster.redirect import LAST_HOP, Caller, Kind, View
 from kvtide_cachenode.cluster.slots import SLOTS, key_slot, keys_in_slot
 from kvtide_cachenode.cluster.topology import Topology
-from kvtide_cachenode.commands.table import command, fail_unknown
+from kvtide_cachenode.commands.table import command, fail_unknown, natural
+from kvtide_cachenode.documents import DocumentError, decode
 from kvtide_cachenode.membership import OlderTopologyError
 from kvtide_cachenode.request import Request
 from kvtide_cachenode.session import Session
@@ -25,7 +26,7 @@ KNOWN = "SLOTS, SHARDS, NODES, INFO, MYID, KEYSLOT, COUNTKEYSINSLOT"
 
 @command("cluster", -2, "")
 def cluster(session: Session, request: Request) -> None:
-    """CLUSTER with one of the sub-commands below."""
+    """CLUSTER SLOTS | SHARDS | NODES | INFO | MYID | KEYSLOT key | COUNTKEYSINSLOT slot."""
     words = request.words
     word, rest = words[1].upper(), words[2:]
     member = session.node.cluster
@@ -62,10 +63,10 @@ command("readwrite", 1)(readonly)
 def peer(session: Session, request: Request) -> None:
     """KVTIDE.PEER epoch id: the client is this node of the cluster, and forwards, one key a command."""
     words = request.words
-    if not words[1].isdigit() or len(words[1]) > 19:
-        session.fail("KVTIDE.PEER epoch id: expected a number and a node's id")
+    epoch = natural(words[1], LAST_HOP)
+    if epoch is None:
+        session.fail(f"KVTIDE.PEER epoch id: expected a number from 0 to {LAST_HOP} and a node's id")
         return
-    epoch = int(words[1])
     session.caller = Caller(Kind.PEER, epoch=epoch)
     session.evidence = None
     # The node that its client is connected to observes the whole request.
@@ -78,9 +79,8 @@ def peer(session: Session, request: Request) -> None:
 def topology(session: Session, request: Request) -> None:
     """KVTIDE.TOPOLOGY json: a node that is being drained tells the others where its slots go."""
     try:
-        wanted = msgspec.json.decode(request.words[1], type=Topology)
-        session.node.cluster.adopt(wanted)
-    except (msgspec.MsgspecError, OlderTopologyError) as error:
+        session.node.cluster.adopt(decode(request.words[1], Topology))
+    except (DocumentError, OlderTopologyError) as error:
         session.fail(str(error))
         return
     session.reply(replies.bulk(msgspec.json.encode(session.node.cluster.state())))
@@ -98,8 +98,9 @@ def _about(session: Session, word: bytes, view: View | None) -> None:
 
 
 def _keys_in_slot(session: Session, text: bytes) -> None:
-    if not text.isdigit() or len(text) > 5 or int(text) >= SLOTS:
+    slot = natural(text, SLOTS - 1)
+    if slot is None:
         session.fail(f"Invalid slot: expected a number from 0 to {SLOTS - 1}")
         return
-    found = keys_in_slot(session.node.store.keys(), int(text))
+    found = keys_in_slot(session.node.store.keys(), slot)
     session.reply(replies.integer(sum(1 for _ in found)))

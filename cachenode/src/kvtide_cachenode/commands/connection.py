@@ -1,5 +1,7 @@
 """The connection itself: who the client is, which protocol it speaks."""
 
+import asyncio
+
 from kvtide_cachenode.commands.table import command, fail_unknown
 from kvtide_cachenode.node import VERSION
 from kvtide_cachenode.request import Request
@@ -9,6 +11,7 @@ from kvtide_cachenode.wire import replies
 
 MAX_NAME_BYTES = 256
 MAX_LISTED_CLIENTS = 1000
+LISTED_PER_TURN = 100
 
 
 @command("ping", -1, texts=range(1, 2))
@@ -61,8 +64,12 @@ def auth(session: Session, request: Request) -> None:
     words = request.words
     if len(words) > 3:
         session.fail("wrong number of arguments for 'auth' command")
-    elif session.node.users.initial is not None:
-        session.fail("AUTH was given but anyone may come in: start the node with --password-file or --users")
+    elif len(words) == 2 and session.node.users.initial is not None:
+        # In redis' words: clients that have a password for all nodes go on when they read them.
+        session.fail(
+            "AUTH <password> called without any password configured for the default user. "
+            "Are you sure your configuration is correct?"
+        )
     elif _admit(session, words[1:]):
         session.reply(replies.OK)
 
@@ -110,7 +117,7 @@ def hello(session: Session, request: Request) -> None:
 
 @command("client", -2)
 def client(session: Session, request: Request) -> None:
-    """CLIENT with one of the sub-commands below."""
+    """CLIENT SETNAME name | GETNAME | SETINFO attribute value | ID | INFO | LIST | NO-EVICT | NO-TOUCH."""
     words = request.words
     rest = words[2:]
     match words[1].upper(), len(rest):
@@ -126,17 +133,26 @@ def client(session: Session, request: Request) -> None:
         case b"INFO", 0:
             session.reply_with(_described(session))
         case b"LIST", 0:
-            listed = list(session.node.sessions.values())[:MAX_LISTED_CLIENTS]
-            session.reply_with("".join(map(_described, listed)))
+            session.answer_later(_list_clients(session))
         case ((b"NO-EVICT" | b"NO-TOUCH"), 1):
             session.reply(replies.OK)
         case _:
             fail_unknown(session, words[1], "SETNAME, GETNAME, SETINFO, ID, INFO, LIST, NO-EVICT, NO-TOUCH")
 
 
+async def _list_clients(session: Session) -> None:
+    """CLIENT LIST, some lines in each turn."""
+    listed = list(session.node.sessions.values())[:MAX_LISTED_CLIENTS]
+    text = b""
+    for first in range(0, len(listed), LISTED_PER_TURN):
+        text += "".join(map(_described, listed[first : first + LISTED_PER_TURN])).encode()
+        await asyncio.sleep(0)
+    session.reply_with(text)
+
+
 @command("acl", -2)
 def acl(session: Session, request: Request) -> None:
-    """ACL WHOAMI, and for the role admin ACL LIST and ACL USERS."""
+    """ACL WHOAMI | LIST | USERS. LIST and USERS take the role admin."""
     words = request.words
     assert session.user is not None, "only known users come here"
     word = words[1].upper()

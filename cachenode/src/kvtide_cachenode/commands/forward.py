@@ -14,7 +14,7 @@ from typing import Final
 
 from kvtide_cachenode.cluster.redirect import LAST_HOP, UNAWARE, Forward, Serve, decide
 from kvtide_cachenode.cluster.topology import Node
-from kvtide_cachenode.commands.table import TABLE
+from kvtide_cachenode.commands.table import TABLE, natural
 from kvtide_cachenode.inference import Access
 from kvtide_cachenode.membership import Membership
 from kvtide_cachenode.peer_link import PeerLink, PeerLostError, bulk_length
@@ -27,6 +27,7 @@ ANSWER_S: Final = 10.0
 STREAM_S: Final = 60.0
 COPIED_BYTES: Final = 16 * 1024  # a shorter rest of a reply is copied, so that the link is free at once
 MAX_UNSENT_BYTES: Final = 1024 * 1024
+PORT_DIGITS: Final = 5
 
 
 class Merge(Enum):
@@ -34,6 +35,7 @@ class Merge(Enum):
 
     ONE = auto()  # the command has one key
     ARRAY = auto()
+    ITEMS = auto()  # of an array whose head is queued
     SUM = auto()
     OK = auto()
 
@@ -52,21 +54,28 @@ class Split:
 
 
 # One row for every command of the table that has keys.
-SPLITS: Final = {
+SPLITS = {
     "get": Split(b"GET", Merge.ONE, b"$-1", Access.LOAD),
     "mget": Split(b"GET", Merge.ARRAY, b"$-1", Access.LOAD),
+    "mget part": Split(b"GET", Merge.ITEMS, b"$-1", Access.LOAD),
     "exists": Split(b"EXISTS", Merge.SUM, b":0", Access.LOOK_UP),
     "strlen": Split(b"STRLEN", Merge.ONE, b":0"),
     "type": Split(b"TYPE", Merge.ONE, b"+none"),
     "ttl": Split(b"TTL", Merge.ONE, b":-2"),
     "pttl": Split(b"PTTL", Merge.ONE, b":-2"),
     "set": Split(b"SET", Merge.ONE, None, Access.STORE),
+    "getset": Split(b"GETSET", Merge.ONE, None, Access.STORE),
+    "persist": Split(b"PERSIST", Merge.ONE, b":0"),
+    "memory": Split(b"MEMORY", Merge.ONE, b"$-1"),
     "setnx": Split(b"SETNX", Merge.ONE, None, Access.STORE),
     "mset": Split(b"SET", Merge.OK, None, Access.STORE),
+    "touch": Split(b"TOUCH", Merge.SUM, b":0"),
     "getdel": Split(b"GETDEL", Merge.ONE),
     "del": Split(b"DEL", Merge.SUM),
     "unlink": Split(b"UNLINK", Merge.SUM),
 }
+SPLITS |= {f"{name} part": SPLITS[name] for name in ("exists", "touch", "del", "unlink", "mset")}
+VALUES: Final = (Merge.ARRAY, Merge.ITEMS)
 
 
 class ServeHere(Exception):  # noqa: N818 - no error: the owner says that this node has the key
@@ -211,27 +220,22 @@ async def _merged(
         lines.append(line)
         if session.queued_bytes > MAX_UNSENT_BYTES:
             await session.room(MAX_UNSENT_BYTES)
-    if how.merge is not Merge.ARRAY:
+    if how.merge not in VALUES:
         failed = next((line for line in lines if line[:1] == b"-"), None)
-        total = (
-            b"+OK" if how.merge is Merge.OK else b":%d" % sum(int(line[1:]) for line in lines if not failed)
-        )
+        total = b"+OK" if how.merge is Merge.OK else b":%d" % sum(natural(line[1:], 1) or 0 for line in lines)
         session.reply((failed or total) + replies.CRLF)
     return lines
 
 
 async def _served(session: Session, how: Split, part: Request) -> bytes:
     """Run one key's command here; its reply is queued for an array, else only returned."""
-    if how.merge is Merge.ARRAY:
+    if how.merge in VALUES:
         present = session.node.store.exists(part.words[1])
         await _serve(session, part)
         return b"$" if present else b"$-1"
     await session.room(0)  # what is queued from here on is the reply
     await _serve(session, part)
-    line = b"".join(session.out)
-    session.out.clear()
-    session.queued_bytes = 0
-    return line.removesuffix(replies.CRLF)
+    return session.take_back().removesuffix(replies.CRLF)
 
 
 async def _served_or_asked(session: Session, how: Split, part: Request) -> bytes:
@@ -284,13 +288,13 @@ async def _forwarded(
 
 def _lost(session: Session, how: Split, owner: Node, error: Exception) -> bytes:
     line = _unreachable(session, how, owner, error)
-    if how.merge is Merge.ARRAY:
+    if how.merge in VALUES:
         session.reply(session.nil)
     return line
 
 
 async def _take(session: Session, how: Split, link: PeerLink, line: bytes) -> None:
-    if how.merge is Merge.ARRAY:
+    if how.merge in VALUES:
         await _relay(session, link, line)
     else:
         link.taken()
@@ -310,9 +314,7 @@ async def _relay(session: Session, link: PeerLink, line: bytes) -> None:
 
 async def _serve(session: Session, request: Request) -> None:
     TABLE[request.words[0].upper()].handler(session, request)
-    while session.later is not None:
-        work, session.later = session.later, None
-        await work
+    await session.finish()
 
 
 def _unreachable(session: Session, how: Split, owner: Node, error: Exception) -> bytes:
@@ -330,10 +332,16 @@ def _sent(request: Request) -> list[bytes | memoryview]:
 
 
 def _named(line: bytes) -> tuple[str, int] | None:
-    """The node that a redirect names."""
+    """The node that a redirect names.
+
+    Raises:
+        PeerLostError: it names none.
+    """
     if not line.startswith((b"-MOVED ", b"-ASK ")):
         return None
-    host, _, port = line.decode().split(" ")[2].rpartition(":")
+    host, _, port = line.decode("latin-1").split(" ")[-1].rpartition(":")
+    if not port.isdecimal() or not 0 < len(port) <= PORT_DIGITS:
+        raise PeerLostError("a redirect names no node")
     return host, int(port)
 
 

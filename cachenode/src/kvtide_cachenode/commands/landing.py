@@ -70,6 +70,7 @@ def request_of(session: Session, landed: Landed) -> Request | None:
         return request
     request.release(session.node.store)
     session.reply(refused.reply)
+    session.refuse()
     return None
 
 

@@ -27,12 +27,20 @@ def get(session: Session, request: Request) -> None:
 @command("mget", -2, "readonly fast", (1, -1, 1))
 def mget(session: Session, request: Request) -> None:
     """MGET key [key …]."""
-    keys = request.words[1:]
+    _reply_all(session, request.words[1:], (b"*%d" % (len(request.words) - 1),))
+
+
+def mget_part(session: Session, request: Request) -> None:
+    """Some of the values of a longer MGET."""
+    _reply_all(session, request.words[1:], ())
+
+
+def _reply_all(session: Session, keys: list[bytes], head: tuple[bytes, ...]) -> None:
     if session.node.store.tiered and any(map(session.node.store.below, keys)):
-        session.answer_later(reply_values(session, keys))
+        session.answer_later(reply_values(session, keys, head))
         return
     entries = session.node.store.get_all(keys)
-    session.reply_entries(entries)
+    session.reply_entries(entries, head)
     session.observe(Access.LOAD, keys, [entry is not None for entry in entries])
 
 
@@ -57,7 +65,7 @@ def strlen(session: Session, request: Request) -> None:
 
 @command("set", -3, "write denyoom", (1, 1, 1), values=range(2, 3))
 def set_(session: Session, request: Request) -> None:
-    """SET key value [NX | XX] [GET] [KEEPTTL]."""
+    """SET key value [NX | XX] [GET] [KEEPTTL]: EX, PX, EXAT and PXAT are refused."""
     words = request.words
     options = words[2:] if request.values else words[3:]
     if not options:
@@ -99,6 +107,12 @@ def _set_if(session: Session, request: Request, options: set[bytes]) -> None:
     session.observe(Access.STORE, (key,), (False,))
 
 
+@command("getset", 3, "write denyoom fast", (1, 1, 1), values=range(2, 3))
+def getset(session: Session, request: Request) -> None:
+    """GETSET key value: as SET key value GET."""
+    in_dram(session, request, lambda: _set_if(session, request, {b"GET"}))
+
+
 @command("setnx", 3, "write denyoom fast", (1, 1, 1), values=range(2, 3))
 def setnx(session: Session, request: Request) -> None:
     """SETNX key value."""
@@ -112,14 +126,24 @@ def setnx(session: Session, request: Request) -> None:
 
 @command("mset", -3, "write denyoom", (1, -1, 2), values=range(2, MAX_ARGUMENTS, 2))
 def mset(session: Session, request: Request) -> None:
-    """MSET key value [key value …]. If one value does not fit, those before it are stored."""
-    arguments = request.arguments()
-    keys = request.keys(1, -1, 2)
+    """MSET key value [key value …]: if one value does not fit, those before it are stored."""
+    if _store_all(session, request):
+        acknowledge(session, replies.OK)
+
+
+def mset_part(session: Session, request: Request) -> None:
+    """Some of the values of a longer MSET."""
+    if _store_all(session, request):
+        session.reply(replies.OK)
+
+
+def _store_all(session: Session, request: Request) -> bool:
+    arguments, keys = request.arguments(), request.keys(1, -1, 2)
     for index, key in zip(range(2, len(arguments), 2), keys, strict=True):
         if not _keep(session, request, key, index, arguments[index]):
-            return
-    acknowledge(session, replies.OK)
+            return False
     session.observe(Access.STORE, keys, [False] * len(keys))
+    return True
 
 
 def _store(session: Session, request: Request) -> bool:
