@@ -25,9 +25,10 @@ from typing import Any, Final
 from benches.fuzz_segments import DamagedLog
 
 from kvtide_cachenode.admin import AdminServer
-from kvtide_cachenode.commands import TABLE, execute
+from kvtide_cachenode.commands import TABLE, execute, landing
 from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.request import Request
 from kvtide_cachenode.session import Session
 from kvtide_cachenode.store import Store
 from kvtide_cachenode.wire import lm, resp
@@ -36,6 +37,7 @@ MI: Final = 1024 * 1024
 CASE_S: Final = 1.0
 GROWTH_BYTES: Final = 128 * MI
 MAX_CASE_BYTES: Final = 200_000
+DROPPED: Final = landing.Refused(b"")
 INTERESTING: Final = (
     *(b"\r\n", b"\n", b"$", b"*", b":", b"-1", b"0", b"00", b"$-1\r\n", b"*0\r\n", b"*-1\r\n", b"'", b'"'),
     *(b"$16384\r\n", b"$536870912\r\n", b"$536870913\r\n", b"*1048576\r\n", b"9" * 40, b"\x00", b"\xff" * 9),
@@ -128,14 +130,16 @@ def resp_events(data: bytes, cut: Callable[[], int]) -> list[Any]:
     seen: list[Any] = []
 
     def note(event: Any) -> bool:
-        if isinstance(event, resp.Value):
-            seen.append(("value", list(event.arguments), event.length))
-            parser.land(None)
+        if isinstance(event, resp.Announced):
+            seen.append(("announced", list(event.words), event.index, event.length))
+            parser.land(DROPPED)
         elif isinstance(event, resp.Broken):
             seen.append(event)
             return False
+        elif isinstance(event, resp.Landed):
+            seen.append((event.words, list(event.places)))
         else:
-            seen.append(list(event))
+            seen.append(event)
         return True
 
     feed(parser, data, cut, note)
@@ -149,22 +153,28 @@ def run_resp(node: Node, data: bytes, seed: int) -> None:
     session, parser = Session(node, 1, "fuzz"), resp.RequestParser()
 
     def on_event(event: Any) -> bool:
-        if isinstance(event, resp.Value):
-            parser.land(session.land(event.arguments, event.length))
+        if isinstance(event, resp.Announced):
+            parser.land(landing.place_for(session, event))
         elif isinstance(event, resp.Broken):
             return False
         else:
-            execute(session, event)
-            assert session.out or session.later, f"no reply to {event[0]!r}"
+            landed = isinstance(event, resp.Landed)
+            request = landing.request_of(session, event) if landed else Request(event)
+            if request is not None:
+                execute(session, request)
+            assert session.out or session.later, f"no reply to {event!r:.200}"
             if session.later is not None:
                 session.later.close()
                 session.later = None
+            if request is not None:
+                request.release(node.store)
             session.out.clear()
             session.sent(session.queued_bytes)
         return not session.closing
 
     feed(parser, data, lambda: 70_000, on_event)
     session.close()
+    landing.give_up(parser.arriving)
     node.store.check()
 
 

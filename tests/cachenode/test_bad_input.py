@@ -1,27 +1,11 @@
 """What clients do wrong: each gets a clear error, and nothing else is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
+from tests.cachenode.raw_client import talk, until
+
 MI = 1024 * 1024
-
-
-@asynccontextmanager
-async def talk(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        await writer.wait_closed()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 async def answer_and_end(port: int, said: bytes) -> bytes:
@@ -43,17 +27,6 @@ async def test_what_is_not_resp_is_answered_and_closed(served: Any) -> None:
         assert await answer_and_end(served.port, said) == reply
     assert len(served.node.store) == 0
     await until(lambda: not served.node.sessions)
-
-
-async def test_a_large_argument_that_is_no_value_is_dropped_in_step(served: Any) -> None:
-    async with talk(served.port) as (reader, writer):
-        key = b"k" * 20_000
-        writer.write(b"*2\r\n$3\r\nGET\r\n$20000\r\n" + key + b"\r\nPING\r\n")
-        assert await reader.readline() == b"$-1\r\n"
-        assert await reader.readline() == b"+PONG\r\n"
-        writer.write(b"*2\r\n$3\r\nGET\r\n$3000000\r\n" + bytes(3_000_000) + b"\r\nPING\r\n")
-        assert (await reader.readline()).startswith(b"-ERR argument 1 of 3000000 bytes is too large")
-        assert await reader.readline() == b"+PONG\r\n"
 
 
 async def test_half_a_value_then_close_keeps_the_old_one(served: Any) -> None:

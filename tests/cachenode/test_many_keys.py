@@ -31,7 +31,7 @@ def test_an_array_of_values_is_what_one_after_the_other_is(sizes: list[int | Non
     session.nil = b"_\r\n" if resp3 else b"$-1\r\n"
     store = session.node.store
     keys = [b"absent" if size is None else b"%d" % size for size in sizes]
-    session.reply_entries(store.get_all(keys))
+    session.reply_entries(store.get_all(keys), (b"*%d" % len(keys),))
     expected = b"*%d\r\n" % len(sizes)
     for size in sizes:
         value = b"" if size is None else random.Random(size).randbytes(size)

@@ -1,13 +1,14 @@
 """Any split of a stream gives the same events; nonsense neither hangs nor grows."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtide_cachenode.wire import resp
-from kvtide_cachenode.wire.resp import LANDED_BYTES, Broken, RequestParser, Value
+from kvtide_cachenode.wire.resp import LANDED_BYTES, Announced, Broken, Landed, RequestParser
 
 small = st.one_of(st.binary(max_size=40), st.sampled_from([b"", b"\r\n", b"$3\r\nabc\r\n", b"*1\r\n"]))
 large = st.integers(LANDED_BYTES - 1, LANDED_BYTES + 3000).map(lambda n: bytes(i % 251 for i in range(n)))
@@ -19,10 +20,20 @@ def encoded(arguments: Sequence[bytes]) -> bytes:
     return head + b"".join(b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in arguments)
 
 
+@dataclass
+class Here:
+    memory: memoryview | None
+    held_bytes: int = 0
+
+    def grow(self, to_bytes: int) -> bool:
+        """Some have room only for a part."""
+        assert self.memory is not None
+        return to_bytes <= len(self.memory)
+
+
 def parse(stream: bytes, cuts: list[int]) -> tuple[list[list[bytes]], str | None]:
     """What the parser makes of a stream that arrives in pieces of at most the given sizes, in turn."""
     parser, done, at, turn = RequestParser(), [], 0, 0
-    landed: dict[int, bytearray] = {}
     while at < len(stream):
         buffers = parser.buffers()
         assert all(len(buffer) for buffer in buffers), "a parser that asks for nothing hangs"
@@ -34,22 +45,24 @@ def parse(stream: bytes, cuts: list[int]) -> tuple[list[list[bytes]], str | None
         at, turn = at + len(piece), turn + 1
         parser.received(len(piece))
         while (event := parser.next_event()) is not None:
-            if isinstance(event, Value):
-                index = len(event.arguments)
-                landed[index] = bytearray(event.length)
-                parser.land(memoryview(landed[index]) if index % 2 else None)
+            if isinstance(event, Announced):
+                wanted = event.index % 2
+                parser.land(Here(memoryview(bytearray(event.length)) if wanted else None))
             elif isinstance(event, Broken):
                 return done, event.reason
             else:
-                dropped = [index for index in landed if index % 2 == 0]
-                done.append(
-                    [
-                        b"dropped" if index in dropped else bytes(landed.get(index, argument))
-                        for index, argument in enumerate(event)
-                    ]
-                )
-                landed.clear()
+                done.append(whole(event) if isinstance(event, Landed) else event)
     return done, None
+
+
+def whole(landed: Landed) -> list[bytes]:
+    """Words and places in their order."""
+    words, arguments = iter(landed.words), []
+    for index in range(len(landed.words) + len(landed.places)):
+        place = landed.places.get(index)
+        memory = place and place.memory
+        arguments.append(next(words) if place is None else b"dropped" if memory is None else bytes(memory))
+    return arguments
 
 
 def expected(arguments: list[bytes]) -> list[bytes]:

@@ -11,6 +11,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from kvtide_cachenode.documents import DocumentError, decode
+
 MAX_LINES: Final = 100_000
 MAX_BYTES: Final = 16 * 1024 * 1024
 # What a line is counted as: its object with its numbers, and a list's place and an integer for each block.
@@ -65,7 +67,6 @@ class Page(msgspec.Struct, frozen=True):
     gap: int
 
 
-_engine_decoder = msgspec.json.Decoder(EngineLine)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -98,8 +99,8 @@ class TraceRing:
             ValueError: the document is not an `EngineLine`; the sentence says where.
         """
         try:
-            said = _engine_decoder.decode(document)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            said = decode(document, EngineLine)
+        except DocumentError as error:
             raise ValueError(f"not a trace line: {error}") from None
         self._append(
             TraceLine(

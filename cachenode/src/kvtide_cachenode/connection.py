@@ -5,17 +5,24 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from kvtide_cachenode.commands import execute
+from kvtide_cachenode.commands.landing import give_up, place_for, request_of
+from kvtide_cachenode.request import Request
 from kvtide_cachenode.session import ReplyCutError, Session
 from kvtide_cachenode.tls import TlsSocket
 from kvtide_cachenode.wire import replies
-from kvtide_cachenode.wire.resp import Broken, RequestParser, Value
+from kvtide_cachenode.wire.resp import Announced, Broken, Landed, RequestParser
 
 # Receives per turn of the loop; with the parser's limits one connection takes at most two megabytes a turn.
 RECEIVES_PER_TURN = 2
 PAGE_BITS = 12
+# Commands of one connection are executed for so long before others have their turn; the clock is looked at
+# after every 16 of them.
+SLICE_S = 0.005
+LOOK_MASK = 15
 BUFFERS_PER_SEND = 512  # below IOV_MAX (1024)
 # More buffers than one value takes, of so many bytes altogether, are sent faster as one copy.
 FEW_BUFFERS = 3
@@ -44,6 +51,7 @@ class Connection:
     ``on_close`` is called once, with the session's id.
     """
 
+    failure = b"-ERR internal error: the node has logged it and closes this connection\r\n"
     _parser: Parser
 
     def __init__(
@@ -70,9 +78,10 @@ class Connection:
         self._lingered_bytes = 0
         self._closed = False
         self._later_since_s = 0.0
+        self._answered_bytes = 0  # replied when the command that is answered later began
         self._answering: asyncio.Task[object] | None = None  # the command that is answered later
         session.push = self._push
-        loop.add_reader(sock, self._readable)
+        loop.add_reader(sock, self._guarded, self._readable)
 
     def _make_parser(self) -> None:
         self._parser = self._requests = RequestParser()
@@ -117,9 +126,18 @@ class Connection:
         if self._answering is not None:
             self._answering.cancel()
         self._socket.close()
+        try:
+            self._let_go()
+        except Exception as error:  # noqa: BLE001 - a defect ends the connection, not the node
+            self.session.node.failures.note("connection", error)
+        finally:
+            self._clients.left(self)
+            self._on_close(self.session.id)
+
+    def _let_go(self) -> None:
+        """Give back what the connection holds."""
         self.session.close()
-        self._clients.left(self)
-        self._on_close(self.session.id)
+        give_up(self._requests.arriving)
 
     def _readable(self) -> None:
         parser = self._parser
@@ -159,7 +177,7 @@ class Connection:
 
     def _turn(self) -> None:
         if self._reading and not self._closed:
-            self._readable()
+            self._guarded(self._readable)
 
     def _end_of_input(self) -> None:
         """The peer sends no more; what it has asked for is still answered."""
@@ -171,26 +189,51 @@ class Connection:
             self.close()
 
     def _run_events(self) -> None:
-        """Execute what has arrived, until replies pile up."""
+        """Execute what has arrived, until replies pile up or it is others' turn."""
         session, parser = self.session, self._requests
         most_bytes = self._clients.unsent_bytes
-        while not session.closing:
-            if session.queued_bytes > most_bytes and self._piled_up():
-                return
-            event = parser.next_event()
-            if event is None:
-                return
-            if type(event) is list:
-                execute(session, event)
-                if session.later is not None:
-                    self._answer_later()
+        until_s, executed = time.monotonic() + SLICE_S, 0
+        queued_bytes, request = session.queued_bytes, None
+        try:
+            while not session.closing:
+                if session.queued_bytes > most_bytes and self._piled_up():
                     return
-            elif isinstance(event, Value):
-                parser.land(session.land(event.arguments, event.length), session.grow)
-            elif isinstance(event, Broken):
-                session.reply(replies.error(f"Protocol error: {event.reason}"))
-                session.closing = True
+                queued_bytes = session.queued_bytes
+                event = parser.next_event()
+                if event is None:
+                    return
+                request = Request(event) if isinstance(event, list) else self._arrived(event)
+                if request is None:
+                    continue
+                executed += 1
+                execute(session, request)
+                if session.later is not None:
+                    self._answer_later(request)
+                    return
+                if request.values:
+                    request.release(session.node.store)
+                if not executed & LOOK_MASK and time.monotonic() > until_s:
+                    self._yield()
+                    return
+        except Exception as error:  # noqa: BLE001 - a defect ends the connection, not the node
+            self._failed("command", error, begun=session.queued_bytes > queued_bytes)
+            if request is not None:
+                request.release(session.node.store)
+            return
+        finally:
+            session.node.commands_total += executed
         self._pause()
+
+    def _arrived(self, event: Announced | Landed | Broken) -> Request | None:
+        """What an event that is no plain command comes to: a request, or nothing more to do for now."""
+        if isinstance(event, Announced):
+            self._requests.land(place_for(self.session, event))
+            return None
+        if isinstance(event, Landed):
+            return request_of(self.session, event)
+        self.session.reply(replies.error(f"Protocol error: {event.reason}"))
+        self.session.closing = True
+        return None
 
     def _piled_up(self) -> bool:
         """Send what can be sent; whether so much is left that nothing more is read."""
@@ -199,32 +242,73 @@ class Connection:
             self._pause()
         return self._closed or not self._reading
 
-    def _answer_later(self) -> None:
+    def _answer_later(self, request: Request | None = None) -> None:
+        """Begin the work that queues the reply of ``request``; until it ends nothing else is executed."""
         work, self.session.later = self.session.later, None
         assert work is not None, "something to do"
         self._pause()
-        self._later_since_s = time.monotonic()
+        self._later_since_s, self._answered_bytes = time.monotonic(), self.session.replied_bytes
         self._answering = self._loop.create_task(work)
-        self._answering.add_done_callback(self._answered)
+        self._answering.add_done_callback(partial(self._answered, request))
 
-    def _answered(self, done: "asyncio.Task[object]") -> None:
+    def _answered(self, request: Request | None, done: "asyncio.Task[object]") -> None:
         """The reply of the command that took its time is queued: go on behind it."""
         self._answering = None
+        error = None if done.cancelled() else done.exception()
+        begun = self.session.replied_bytes > self._answered_bytes
+        try:
+            if error is None and self.session.later is not None and not self._closed:
+                self._answer_later(request)
+                return
+            if request is not None:
+                request.release(self.session.node.store)
+            if done.cancelled() or isinstance(error, ReplyCutError):
+                self.close()
+            elif error is not None:
+                self._failed("command", error, begun)
+            elif not self._closed:
+                self.session.node.later_latency.record(time.monotonic() - self._later_since_s, 1)
+                self._push()
+                self._resume()
+        except Exception as defect:  # noqa: BLE001 - a defect ends the connection, not the node
+            self._failed("connection", defect, begun=True)
+
+    def _failed(self, where: str, error: BaseException, begun: bool) -> None:
+        """A defect ends the connection: it is told if its reply has not begun, and no later reply shifts."""
+        session = self.session
+        session.node.failures.note(where, error, session.last_command.decode("latin-1"))
         if self._closed:
             return
         try:
-            done.result()
-        except BaseException as error:
+            if not begun:
+                session.reply(self.failure)
+            session.closing = True
+            self._pause()
+            if not session.out or self._answering is not None:
+                self.close()
+            elif not self._writing:
+                self._send()
+        except Exception as again:  # noqa: BLE001 - a defect ends the connection, not the node
+            session.node.failures.note("connection", again)
             self.close()
-            if not isinstance(error, ReplyCutError):
-                raise
+
+    def _yield(self) -> None:
+        """Let others have their turn before the next command that is here."""
+        self._pause()
+        self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        """Go on after a pause, unless there is a reason to wait."""
+        if self._closed or self._reading or self._answering is not None or self.session.closing:
             return
-        if self.session.later is not None:
-            self._answer_later()
-            return
-        self._push()
-        if not self._closed and self.session.queued_bytes <= self._clients.unsent_bytes:
-            self._go_on()
+        if self.session.queued_bytes <= self._clients.unsent_bytes:
+            self._guarded(self._go_on)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - a defect ends the connection, not the node
+            self._failed("connection", error, begun=True)
 
     def _push(self) -> None:
         if self.session.out and not self._writing and not self._closed:
@@ -238,9 +322,7 @@ class Connection:
         """Have the node count what this connection holds, in pages: less is nothing."""
         if self._closed:
             return
-        landed = self.session.landed.values()
-        texts_bytes = sum(len(text) for text in landed if isinstance(text, bytearray)) if landed else 0
-        held_bytes = self._parser.held_bytes + self.session.copied_bytes + texts_bytes
+        held_bytes = self._parser.held_bytes + self.session.copied_bytes
         if held_bytes >> PAGE_BITS != self._weight:
             self._weight = held_bytes >> PAGE_BITS
             self._clients.holds(self, self._weight << PAGE_BITS)
@@ -248,7 +330,7 @@ class Connection:
     def _go_on(self) -> None:
         """Read again, and execute what arrived before."""
         self._reading = True
-        self._loop.add_reader(self._socket, self._readable)
+        self._loop.add_reader(self._socket, self._guarded, self._readable)
         self.session.now_s = time.time()
         self._run_events()
         self._push()
@@ -280,7 +362,7 @@ class Connection:
         if out:
             if not self._writing:
                 self._writing = True
-                self._loop.add_writer(self._socket, self._writable)
+                self._loop.add_writer(self._socket, self._guarded, self._writable)
             return
         if self._writing:
             self._writing = False
@@ -296,7 +378,7 @@ class Connection:
         except OSError:  # the peer is gone already
             self.close()
             return
-        self._loop.add_reader(self._socket, self._drain)
+        self._loop.add_reader(self._socket, self._guarded, self._drain)
 
     def _drain(self) -> None:
         try:
@@ -311,10 +393,7 @@ class Connection:
 
     def _writable(self) -> None:
         self._send()
-        if self._closed or self._reading or self._answering is not None:
-            return
-        if self.session.queued_bytes <= self._clients.unsent_bytes:
-            self._go_on()
+        self._resume()
 
 
 def _drop_sent(out: list[bytes | memoryview], count: int) -> bool:

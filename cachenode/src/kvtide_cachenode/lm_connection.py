@@ -15,16 +15,20 @@ from kvtide_cachenode.commands.forward import ANSWER_S, ServeHere, ask, stream
 from kvtide_cachenode.connection import Connection
 from kvtide_cachenode.inference import Access
 from kvtide_cachenode.peer_link import PeerLink, PeerLostError, bulk_length
+from kvtide_cachenode.request import Request
 from kvtide_cachenode.session import ReplyCutError
 from kvtide_cachenode.store import CapacityError, Entry, Reservation, StreamBrokenError, TieredStore
 from kvtide_cachenode.store.store import INLINE_BYTES
 from kvtide_cachenode.wire import lm
 
 CRLF_BYTES = 2
+VALUE = 0  # the only argument of a PUT
 
 
 class LmConnection(Connection):
     """Serves `lm://` until either side closes."""
+
+    failure = b""  # the protocol has no errors
 
     def _make_parser(self) -> None:
         self._parser = self._lm = lm.RequestParser()
@@ -34,42 +38,56 @@ class LmConnection(Connection):
         """See `Connection.cut_off`."""
         self.close()
 
-    def close(self) -> None:
-        """See `Connection.close`."""
-        if not self._closed:
-            self._drop_value()
-        super().close()
+    def _let_go(self) -> None:
+        self.session.close()
+        self._take().release(self.session.node.store)
 
     def _run_events(self) -> None:
         session, parser = self.session, self._lm
         most_bytes = self._clients.unsent_bytes
-        while not session.closing:
-            if session.queued_bytes > most_bytes and self._piled_up():
-                return
-            event = parser.next_event()
-            if event is None:
-                return
-            session.last_command = b"lm"
-            session.node.commands_total += not isinstance(event, lm.Value)
-            match event:
-                case lm.Value(key, length):
-                    parser.land(self._land(key, length), self._grow)
-                case lm.Put(key):
-                    self._put(key)
-                case lm.Get(key):
-                    self._get(key)
-                case lm.Exist(key):
-                    self._exist(key)
-                case lm.Health():
-                    session.reply(lm.YES)
-                case lm.Broken():
-                    session.closing = True
-            if session.later is not None:
-                self._answer_later()
-                return
+        queued_bytes, request = session.queued_bytes, None
+        try:
+            while not session.closing:
+                if session.queued_bytes > most_bytes and self._piled_up():
+                    return
+                queued_bytes = session.queued_bytes
+                event = parser.next_event()
+                if event is None:
+                    return
+                session.last_command = b"lm"
+                request = self._execute(event)
+                if session.later is not None:
+                    self._answer_later(request)
+                    return
+                request.release(session.node.store)
+        except Exception as error:  # noqa: BLE001 - a defect ends the connection, not the node
+            self._failed("lm", error, begun=session.queued_bytes > queued_bytes)
+            if request is not None:
+                request.release(session.node.store)
+            return
         self._pause()
         if not session.out:
             self.close()
+
+    def _execute(self, event: lm.Event) -> Request:
+        """Do what an event asks for; the request that it was, with what nobody took of it."""
+        request = Request([])
+        self.session.node.commands_total += not isinstance(event, lm.Value)
+        match event:
+            case lm.Value(key, length):
+                self._lm.land(self._land(key, length), self._grow)
+            case lm.Put(key):
+                request = self._take()
+                self._put(key, request)
+            case lm.Get(key):
+                self._get(key)
+            case lm.Exist(key):
+                self._exist(key)
+            case lm.Health():
+                self.session.reply(lm.YES)
+            case lm.Broken():
+                self.session.closing = True
+        return request
 
     def _elsewhere(self, key: bytes) -> tuple[Node, int] | None:
         """The node to ask for a key and the epoch by which it is that one; None when it is this one."""
@@ -98,38 +116,40 @@ class LmConnection(Connection):
             try:
                 self.session.node.store.grow(self._value, to_bytes)
             except CapacityError:
-                self._drop_value()
+                self._take().release(self.session.node.store)
                 return False
         return True
 
-    def _put(self, key: bytes) -> None:
+    def _take(self) -> Request:
+        """The value that has arrived, as a request that holds it; no value where it had no room."""
         value, self._value = self._value, None
+        if isinstance(value, Reservation):
+            return Request([], {VALUE: value})
+        return Request([] if value is None else [bytes(value)])
+
+    def _put(self, key: bytes, request: Request) -> None:
         if self.session.node.cluster.flying((key,)):
-            self.session.answer_later(self._put_landed(key, value))
+            self.session.answer_later(self._put_landed(key, request))
         else:
-            self._keep(key, value)
+            self._keep(key, request)
 
-    async def _put_landed(self, key: bytes, value: Reservation | bytearray | None) -> None:
+    async def _put_landed(self, key: bytes, request: Request) -> None:
         """Put a key that is on its way to another node, once it is there."""
-        try:
-            await self.session.node.cluster.landed((key,))
-        except asyncio.CancelledError:
-            if isinstance(value, Reservation):
-                self.session.node.store.abort(value)
-            raise
-        self._keep(key, value)
+        await self.session.node.cluster.landed((key,))
+        self._keep(key, request)
 
-    def _keep(self, key: bytes, value: Reservation | bytearray | None) -> None:
+    def _keep(self, key: bytes, request: Request) -> None:
         store, owner = self.session.node.store, self._elsewhere(key)
         if owner is not None:
-            if value is not None:
-                self.session.answer_later(self._put_elsewhere(*owner, key, value))
+            if request.words or request.values:
+                self.session.answer_later(self._put_elsewhere(*owner, key, request))
             return
         try:
-            if isinstance(value, Reservation):
-                store.commit(key, value)
-            elif value is not None:
-                store.put(key, bytes(value))
+            reservation = request.take(VALUE)
+            if reservation is not None:
+                store.commit(key, reservation)
+            elif request.words:
+                store.put(key, request.words[0])
             else:  # it had no room, and what it replaces is out of date
                 store.forget(key)
         except CapacityError:
@@ -214,12 +234,11 @@ class LmConnection(Connection):
             self.session.reply(lm.NO)
         self.session.observe(Access.LOAD, (key,), (found,))
 
-    async def _put_elsewhere(
-        self, owner: Node, epoch: int, key: bytes, value: Reservation | bytearray
-    ) -> None:
+    async def _put_elsewhere(self, owner: Node, epoch: int, key: bytes, request: Request) -> None:
         """A PUT has no reply: when its owner does not take it, it is a value that was not stored."""
         node = self.session.node
-        payload = value.memory if isinstance(value, Reservation) else bytes(value)
+        (value,) = request.arguments()
+        payload = value if isinstance(value, bytes) else value.memory
         try:
             async with AsyncExitStack() as stack:
                 link, _ = await ask(stack, node.cluster, owner, epoch, [b"SET", key, payload])
@@ -229,9 +248,6 @@ class LmConnection(Connection):
         except ServeHere:
             with suppress(CapacityError):
                 node.store.put(key, bytes(payload))
-        finally:
-            if isinstance(value, Reservation):
-                node.store.abort(value)
         self.session.observe(Access.STORE, (key,), (False,))
 
     async def _get_elsewhere(self, owner: Node, epoch: int, key: bytes) -> None:
@@ -282,8 +298,3 @@ class LmConnection(Connection):
             found = session.node.store.exists(key)
         session.reply(lm.YES if found else lm.NO)
         session.observe(Access.LOOK_UP, (key,), (found,))
-
-    def _drop_value(self) -> None:
-        if isinstance(self._value, Reservation):
-            self.session.node.store.abort(self._value)
-        self._value = None

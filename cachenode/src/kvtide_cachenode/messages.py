@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
+from kvtide_cachenode import documents
 from kvtide_cachenode.cluster.topology import MAX_DEADLINE_S, Topology
 
 API_VERSION: Final = "v1"
@@ -169,14 +170,9 @@ def decode(document: bytes, kind: type[T]) -> T:
     Raises:
         ValueError: it is none of this kind; one sentence.
     """
-    try:
-        decoded = msgspec.json.decode(document, type=kind)
-        # Of a name that is there twice, one value is not what was meant.
-        json.loads(document, object_pairs_hook=_all_different)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} of a text is not UTF-8") from None
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    decoded = documents.decode(document, kind)
+    # Of a name that is there twice, one value is not what was meant.
+    json.loads(document, object_pairs_hook=_all_different)
     return decoded
 
 

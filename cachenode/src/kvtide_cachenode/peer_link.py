@@ -7,6 +7,7 @@ from typing import Annotated, Final, cast
 import msgspec
 
 from kvtide_cachenode.cluster.topology import MAX_EPOCH
+from kvtide_cachenode.documents import DocumentError, decode
 from kvtide_cachenode.wire.resp import MAX_VALUE_BYTES
 
 # Of a reply, at most this much is here while the client that asked for it does not read on.
@@ -27,9 +28,6 @@ class PeerState(msgspec.Struct, frozen=True):
     epoch: Annotated[int, msgspec.Meta(ge=0, le=MAX_EPOCH)]
     capacity_bytes: int
     used_bytes: int
-
-
-_state_decoder = msgspec.json.Decoder(PeerState)
 
 
 class PeerLink(asyncio.BufferedProtocol):
@@ -148,8 +146,8 @@ class PeerLink(asyncio.BufferedProtocol):
         """The reply to KVTIDE.PEER."""
         said = await self.small()
         try:
-            return _state_decoder.decode(said)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return decode(said, PeerState)
+        except DocumentError:
             raise PeerLostError(
                 f"it is no node of this cluster: {said[:200].decode(errors='replace')}"
             ) from None

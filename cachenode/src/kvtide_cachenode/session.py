@@ -1,22 +1,22 @@
-"""One client's conversation: what it said of itself, replies not sent yet, values on their way in."""
+"""One client's conversation: what it said of itself, and the replies that are not sent yet."""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from kvtide_cachenode.cluster.awareness import Evidence
 from kvtide_cachenode.cluster.redirect import UNAWARE
 from kvtide_cachenode.inference import Access, RequestInference
 from kvtide_cachenode.node import Node
-from kvtide_cachenode.store import CapacityError, Entry, Reservation
+from kvtide_cachenode.request import Request
+from kvtide_cachenode.store import Entry, Store
 from kvtide_cachenode.store.store import INLINE_BYTES
-from kvtide_cachenode.users import WRITE, User, role_of
+from kvtide_cachenode.users import User, role_of
 from kvtide_cachenode.wire import replies
 from kvtide_cachenode.wire.replies import Reply
 
-# Large arguments that are no values: a trace line, at most. Anything larger is dropped with an error.
-MAX_ARGUMENT_BYTES = 2 * 1024 * 1024
 # What a queued buffer takes beside its bytes.
 BUFFER_OVERHEAD_BYTES = 48
 # By this command a node of the cluster makes itself known.
@@ -25,19 +25,29 @@ PEER = "kvtide.peer"
 _BULK_HEADERS = [b"$%d" % length for length in range(INLINE_BYTES + 1)]
 
 
-# Large arguments of a command by their number.
-Landed = dict[int, Reservation | bytearray]
-
-
 class ReplyCutError(Exception):
     """A reply whose length was announced cannot be finished: all that is left is to close the connection."""
+
+
+@dataclass(slots=True)
+class Transaction:
+    """The commands between MULTI and EXEC; when one was ``wrong``, none is run."""
+
+    queued: list[tuple[bytes, Request]] = field(default_factory=list)
+    queued_bytes: int = 0
+    wrong: bool = False
+
+    def release(self, store: Store) -> None:
+        """Give up the values of commands that were not run."""
+        for _, request in self.queued:
+            request.release(store)
 
 
 class Session:
     """The state of one connection, without its socket.
 
     ``out`` is what must be sent, in order; entries sent from the arena are pinned until `sent` has counted
-    past them. ``landed`` maps argument numbers of the command under way to what they arrived in.
+    past them.
     """
 
     def __init__(self, node: Node, session_id: int, address: str) -> None:
@@ -57,16 +67,16 @@ class Session:
         self.last_command = b""
         self.out: list[bytes | memoryview] = []
         self.queued_bytes = 0
-        self.landed: Landed = {}
+        self.transaction: Transaction | None = None
         self.later: Coroutine[Any, Any, object] | None = None
         self.push: Callable[[], None] = _not_connected
         self._room: asyncio.Event | None = None
-        self.refusal: bytes | None = None
         self.caller = UNAWARE
         self.evidence: Evidence | None = Evidence()
         self.inference: RequestInference | None = RequestInference(node.parents, node.infer)
         self._observed: list[tuple[Access, list[bytes], list[bool], float]] = []
         self._pins: deque[tuple[int, Entry]] = deque()  # (all bytes queued when its last byte was, entry)
+        self._held: tuple[Entry | None, memoryview | None] | None = None
         self._sent_bytes = 0
 
     def become(self, user: User | None) -> None:
@@ -116,6 +126,19 @@ class Session:
         assert self.later is None, "one command at a time"
         self.later = work
 
+    async def finish(self) -> None:
+        """Wait for the reply of a command that said it takes its time; for commands made of others."""
+        while self.later is not None:
+            work, self.later = self.later, None
+            await work
+
+    def take_back(self) -> bytes:
+        """What was queued since ``room(0)``: the reply of one of the commands that a command is made of."""
+        taken = b"".join(self.out)
+        self.out.clear()
+        self.queued_bytes = 0
+        return taken
+
     async def room(self, at_most_bytes: int) -> None:
         """Send, and wait until at most so many bytes are unsent: for replies in pieces."""
         self._room = asyncio.Event()
@@ -126,6 +149,11 @@ class Session:
                 await self._room.wait()
         finally:
             self._room = None
+
+    @property
+    def replied_bytes(self) -> int:
+        """All bytes of replies that were ever queued."""
+        return self._sent_bytes + self.queued_bytes
 
     def reply_with(self, value: Reply) -> None:
         """Queue a nested reply in the client's version of RESP."""
@@ -142,15 +170,40 @@ class Session:
         elif entry.inline is not None:
             self.reply(replies.bulk(entry.inline))
         else:
-            head = b"$%d\r\n" % entry.length
-            self.out += (head, self.node.store.pin(entry), replies.CRLF)
-            self.queued_bytes += len(head) + entry.length + 2
-            self._pins.append((self._sent_bytes + self.queued_bytes, entry))
+            self._reply_extent(entry, self.node.store.pin(entry))
 
-    def reply_entries(self, entries: Sequence[Entry | None]) -> None:
-        """Queue an array of values; small ones in a row are one buffer, large ones lie between two."""
+    def hold(self, entry: Entry | None) -> None:
+        """Keep what `reply_held` will queue as it is, whatever becomes of its key meanwhile."""
+        assert self._held is None, "one command at a time"
+        pinned = None if entry is None or entry.inline is not None else self.node.store.pin(entry)
+        self._held = entry, pinned
+
+    def reply_held(self) -> None:
+        """Queue the value that is held, as `reply_entry` does."""
+        assert self._held is not None, "something is held"
+        (entry, pinned), self._held = self._held, None
+        if entry is None or pinned is None:
+            self.reply_entry(entry)
+        else:
+            self._reply_extent(entry, pinned)
+
+    def let_go(self) -> None:
+        """Hold nothing any more."""
+        if self._held is not None:
+            (entry, pinned), self._held = self._held, None
+            if entry is not None and pinned is not None:
+                self.node.store.unpin(entry)
+
+    def _reply_extent(self, entry: Entry, value: memoryview) -> None:
+        head = b"$%d\r\n" % entry.length
+        self.out += (head, value, replies.CRLF)
+        self.queued_bytes += len(head) + entry.length + 2
+        self._pins.append((self._sent_bytes + self.queued_bytes, entry))
+
+    def reply_entries(self, entries: Sequence[Entry | None], head: tuple[bytes, ...]) -> None:
+        """Queue values behind the lines of ``head``; small ones in a row are one buffer."""
         headers, nil = _BULK_HEADERS, self.nil[:-2]
-        small: list[bytes] = [b"*%d" % len(entries)]  # lines, each without its end
+        small: list[bytes] = [*head]  # lines, each without its end
         for entry in entries:
             if entry is None:
                 small.append(nil)
@@ -185,56 +238,6 @@ class Session:
         while pins and pins[0][0] <= self._sent_bytes:
             self.node.store.unpin(pins.popleft()[1])
 
-    def land(self, arguments: list[bytes], length: int) -> memoryview | None:
-        """Where a large argument shall arrive: the arena for a value, None for what is refused."""
-        word = arguments[0].upper() if arguments else b""
-        index = len(arguments)
-        if not self.rights & WRITE:
-            self.refusal = replies.error(*self.missing_right(WRITE))
-            return None
-        is_value = (word in (b"SET", b"SETNX") and index == 2) or (
-            word == b"MSET" and index >= 2 and index % 2 == 0
-        )
-        if is_value:
-            try:
-                reservation = self.node.store.reserve(arguments[index - 1], length)
-            except CapacityError as error:
-                self.refusal = self.refusal or replies.error(str(error), "OOM")
-                return None
-            self.landed[index] = reservation
-            return reservation.memory
-        held = sum(len(landed) for landed in self.landed.values() if isinstance(landed, bytearray))
-        if held + length > MAX_ARGUMENT_BYTES:
-            self.refusal = self.refusal or replies.error(
-                f"argument {index} of {length} bytes is too large: a key has less than 16 KiB, "
-                f"another argument at most {MAX_ARGUMENT_BYTES} bytes"
-            )
-            return None
-        self.landed[index] = text = bytearray(length)
-        return memoryview(text)
-
-    def grow(self, to_bytes: int) -> bool:
-        """Make room for the first bytes of the argument that is arriving; False: it is refused."""
-        index = max(self.landed)
-        landed = self.landed[index]
-        if not isinstance(landed, Reservation):
-            return True
-        try:
-            self.node.store.grow(landed, to_bytes)
-        except CapacityError as error:
-            self.refusal = self.refusal or replies.error(str(error), "OOM")
-            del self.landed[index]
-            self.node.store.abort(landed)
-            return False
-        return True
-
-    def drop_landed(self) -> None:
-        """Give up what arrived for a command that did not take it."""
-        for landed in self.landed.values():
-            if isinstance(landed, Reservation):
-                self.node.store.abort(landed)
-        self.landed.clear()
-
     def observe(self, access: Access, keys: Sequence[bytes], hits: Sequence[bool]) -> None:
         """Note an access for the trace, unless this client's engine reports its requests itself.
 
@@ -260,8 +263,20 @@ class Session:
                 for access, keys, hits, now_s in observed:
                     self.inference.access(access, keys, hits, now_s)
 
+    def refuse(self) -> None:
+        """A command was answered with an error before it was run: EXEC will not run the others either."""
+        if self.transaction is not None:
+            self.transaction.wrong = True
+
+    def end_transaction(self) -> None:
+        """Forget what was queued since MULTI."""
+        if self.transaction is not None:
+            transaction, self.transaction = self.transaction, None
+            transaction.release(self.node.store)
+
     def reset(self) -> None:
         """Back to how a connection begins (RESET)."""
+        self.end_transaction()
         self.resp3 = False
         self.nil = replies.NIL2
         self.name = b""
@@ -274,7 +289,8 @@ class Session:
         self.out.clear()
         while self._pins:
             self.node.store.unpin(self._pins.popleft()[1])
-        self.drop_landed()
+        self.let_go()
+        self.end_transaction()
         self.report()
         if self.inference is not None:
             self.inference.end()

@@ -1,23 +1,28 @@
 """What the node says of itself: INFO, COMMAND, CONFIG."""
 
+import asyncio
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from kvtide_cachenode.commands.table import TABLE, Command, command, fail_unknown
 from kvtide_cachenode.heap import resident_bytes
 from kvtide_cachenode.node import VERSION
+from kvtide_cachenode.request import Request
 from kvtide_cachenode.session import Session
 from kvtide_cachenode.wire.replies import Reply
 
 # The redis whose commands and replies these are; clients compare it with what they need.
 REDIS_VERSION = "7.0.15"
+DESCRIBED_PER_TURN = 64
+UNSENT_BYTES = 512 * 1024
 # What tools ask for (redis-benchmark prints save and appendonly); nothing here can be set.
 CONFIG = {"save": "", "appendonly": "no", "databases": "1", "maxmemory-policy": "allkeys-lru"}
 
 
 @command("info", -1, "")
-def info(session: Session, arguments: list[bytes]) -> None:
+def info(session: Session, request: Request) -> None:
     """INFO [section …]."""
-    wanted = {argument.decode("latin-1").lower() for argument in arguments[1:]}
+    wanted = {argument.decode("latin-1").lower() for argument in request.words[1:]}
     everything = not wanted or bool(wanted & {"all", "everything", "default"})
     lines = []
     for section, fields in _sections(session).items():
@@ -63,29 +68,48 @@ def _sections(session: Session) -> dict[str, dict[str, object]]:
 
 
 @command("command", -1, "")
-def command_(session: Session, arguments: list[bytes]) -> None:
-    """COMMAND [COUNT | LIST | INFO [name …] | DOCS [name …] | GETKEYS …]."""
+def command_(session: Session, request: Request) -> None:
+    """COMMAND [COUNT | LIST | INFO [name …] | DOCS [name …] | GETKEYS command …]."""
+    words = request.words
     known = {described.name: described for described in TABLE.values()}
-    if len(arguments) == 1:
-        session.reply_with([_described(described) for described in known.values()])
-        return
-    names = [argument.decode("latin-1").lower() for argument in arguments[2:]] or list(known)
-    match arguments[1].upper():
+    names = [word.decode("latin-1").lower() for word in words[2:]] or list(known)
+    match words[1].upper() if len(words) > 1 else b"INFO":
         case b"COUNT":
             session.reply_with(len(known))
         case b"LIST":
             session.reply_with(list(known))
         case b"INFO":
-            session.reply_with([_described(known[name]) if name in known else None for name in names])
+            session.answer_later(_reply_described(session, [known.get(name) for name in names]))
         case b"DOCS":
-            docs: dict[str, Reply] = {
-                name: {"summary": (known[name].handler.__doc__ or "").strip(), "group": "generic"}
-                for name in names
-                if name in known
-            }
-            session.reply_with(docs)
+            session.reply_with({name: _documented(known[name]) for name in names if name in known})
+        case b"GETKEYS" if len(words) > 2:
+            _reply_keys(session, known.get(names[0]), words[2:])
         case _:
-            fail_unknown(session, arguments[1], "COUNT, LIST, INFO, DOCS")
+            fail_unknown(session, words[1], "COUNT, LIST, INFO, DOCS, GETKEYS command")
+
+
+async def _reply_described(session: Session, described: Sequence[Command | None]) -> None:
+    """An array of as many rows as the client asked for, some in each turn."""
+    session.reply(b"*%d\r\n" % len(described))
+    for first in range(0, len(described), DESCRIBED_PER_TURN):
+        for one in described[first : first + DESCRIBED_PER_TURN]:
+            session.reply_with(None if one is None else _described(one))
+        await session.room(UNSENT_BYTES)
+        await asyncio.sleep(0)
+
+
+def _documented(described: Command) -> Reply:
+    return {"summary": (described.handler.__doc__ or "").strip(), "group": "generic"}
+
+
+def _reply_keys(session: Session, described: Command | None, words: list[bytes]) -> None:
+    if described is None or not described.accepts(len(words)):
+        session.fail("Invalid command specified, or its arguments are too few or too many")
+    elif not described.first_key:
+        session.fail("The command has no key arguments")
+    else:
+        keys = Request(words).keys(described.first_key, described.last_key, described.key_step)
+        session.reply_with(keys)
 
 
 def _described(described: Command) -> Reply:
@@ -101,12 +125,13 @@ def _described(described: Command) -> Reply:
 
 
 @command("config", -2, "admin")
-def config(session: Session, arguments: list[bytes]) -> None:
+def config(session: Session, request: Request) -> None:
     """CONFIG GET pattern [pattern …]."""
-    if arguments[1].upper() != b"GET" or len(arguments) < 3:
-        fail_unknown(session, arguments[1], "GET pattern; the size is set with PUT /v1/capacity")
+    words = request.words
+    if words[1].upper() != b"GET" or len(words) < 3:
+        fail_unknown(session, words[1], "GET pattern; the size is set with PUT /v1/capacity")
         return
-    patterns = [argument.decode("latin-1").lower() for argument in arguments[2:]]
+    patterns = [argument.decode("latin-1").lower() for argument in words[2:]]
     found: dict[str, Reply] = {
         name: value
         for name, value in CONFIG.items()

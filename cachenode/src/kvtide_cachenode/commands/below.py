@@ -6,7 +6,8 @@ from typing import Final
 from kvtide_cachenode.commands.routing import run
 from kvtide_cachenode.commands.table import TABLE
 from kvtide_cachenode.inference import Access
-from kvtide_cachenode.session import Landed, ReplyCutError, Session
+from kvtide_cachenode.request import Request
+from kvtide_cachenode.session import ReplyCutError, Session
 from kvtide_cachenode.store import CapacityError, StreamBrokenError, TieredStore
 from kvtide_cachenode.wire import replies
 
@@ -35,10 +36,11 @@ async def reply_value(session: Session, key: bytes, access: Access | None = None
     return found
 
 
-async def reply_values(session: Session, keys: list[bytes]) -> None:
-    """Queue the values of several keys, some of which are below: read ahead, sent as they come."""
+async def reply_values(session: Session, keys: list[bytes], head: tuple[bytes, ...]) -> None:
+    """Queue ``head`` and several values, some of which are below: read ahead, sent as they come."""
     store = _tiered(session)
-    session.reply(b"*%d\r\n" % len(keys))
+    for line in head:
+        session.reply(line + replies.CRLF)
     hits = []
     for at, key in enumerate(keys):
         store.read_ahead(keys[at : at + READ_AHEAD])
@@ -78,26 +80,36 @@ async def _settled(session: Session, store: TieredStore, reply: bytes) -> None:
     session.reply(reply)
 
 
-def in_dram(session: Session, arguments: list[bytes], then: Callable[[], None]) -> None:
+def acknowledge_held(session: Session) -> None:
+    """Queue the value that the session holds in reply to its removal, once no restart brings it back."""
+    if session.node.store.unsettled:
+        session.answer_later(_settled_held(session, _tiered(session)))
+    else:
+        session.reply_held()
+
+
+async def _settled_held(session: Session, store: TieredStore) -> None:
+    await store.settle()
+    session.reply_held()
+
+
+def in_dram(session: Session, request: Request, then: Callable[[], None]) -> None:
     """Run ``then``, which needs the old value of a command's key in DRAM, once it is there."""
-    if session.node.store.below(arguments[1]):
-        landed, session.landed = session.landed, {}
-        session.answer_later(_fetched(session, arguments, landed))
+    if session.node.store.below(request.words[1]):
+        session.answer_later(_fetched(session, request))
     else:
         then()
 
 
-async def _fetched(session: Session, arguments: list[bytes], landed: Landed) -> None:
+async def _fetched(session: Session, request: Request) -> None:
     """Run the command anew, from its routing on: meanwhile its key may have gone to another node."""
+    words = request.words
     try:
-        await _tiered(session).fetch(arguments[1])
-        session.landed, landed = landed, {}
-        run(session, TABLE[arguments[0].upper()], arguments)
+        await _tiered(session).fetch(words[1])
     except CapacityError as error:
         session.fail(str(error), "OOM")
-    finally:
-        session.landed = session.landed or landed
-        session.drop_landed()
+        return
+    run(session, TABLE[words[0].upper()], request)
 
 
 def _tiered(session: Session) -> TieredStore:

@@ -5,13 +5,13 @@ import asyncio
 import msgspec
 
 from kvtide_cachenode.cluster import replies as topology_replies
-from kvtide_cachenode.cluster.redirect import Caller, Kind, View
+from kvtide_cachenode.cluster.redirect import LAST_HOP, Caller, Kind, View
 from kvtide_cachenode.cluster.slots import SLOTS, key_slot, keys_in_slot
 from kvtide_cachenode.cluster.topology import Topology
-from kvtide_cachenode.commands.connection import text_of
-from kvtide_cachenode.commands.table import command, fail_unknown
+from kvtide_cachenode.commands.table import command, fail_unknown, natural
 from kvtide_cachenode.membership import OlderTopologyError
 from kvtide_cachenode.messages import decode
+from kvtide_cachenode.request import Request
 from kvtide_cachenode.session import Session
 from kvtide_cachenode.wire import replies
 
@@ -27,9 +27,10 @@ KNOWN = "SLOTS, SHARDS, NODES, INFO, MYID, KEYSLOT, COUNTKEYSINSLOT"
 
 
 @command("cluster", -2, "")
-def cluster(session: Session, arguments: list[bytes]) -> None:
-    """CLUSTER with one of the sub-commands below."""
-    word, rest = arguments[1].upper(), arguments[2:]
+def cluster(session: Session, request: Request) -> None:
+    """CLUSTER SLOTS | SHARDS | NODES | INFO | MYID | KEYSLOT key | COUNTKEYSINSLOT slot."""
+    words = request.words
+    word, rest = words[1].upper(), words[2:]
     member = session.node.cluster
     match word, len(rest):
         case ((b"SLOTS" | b"SHARDS" | b"NODES" | b"INFO"), 0):
@@ -45,14 +46,14 @@ def cluster(session: Session, arguments: list[bytes]) -> None:
 
 
 @command("asking", 1)
-def asking(session: Session, arguments: list[bytes]) -> None:  # noqa: ARG001 - every handler's signature
+def asking(session: Session, request: Request) -> None:  # noqa: ARG001 - every handler's signature
     """ASKING: the next command is about a slot that this node imports."""
     session.caller = Caller(session.caller.kind, asking=True, epoch=session.caller.epoch)
     session.reply(replies.OK)
 
 
 @command("readonly", 1)
-def readonly(session: Session, arguments: list[bytes]) -> None:  # noqa: ARG001 - every handler's signature
+def readonly(session: Session, request: Request) -> None:  # noqa: ARG001 - every handler's signature
     """READONLY: there are no replicas, so nothing changes."""
     session.reply(replies.OK)
 
@@ -61,26 +62,26 @@ command("readwrite", 1)(readonly)
 
 
 @command("kvtide.peer", 3, "admin fast")
-def peer(session: Session, arguments: list[bytes]) -> None:
+def peer(session: Session, request: Request) -> None:
     """KVTIDE.PEER epoch id: the client is this node of the cluster, and forwards, one key a command."""
-    if not arguments[1].isdigit() or len(arguments[1]) > 19:
-        session.fail("KVTIDE.PEER epoch id: expected a number and a node's id")
+    words = request.words
+    epoch = natural(words[1], LAST_HOP)
+    if epoch is None:
+        session.fail(f"KVTIDE.PEER epoch id: expected a number from 0 to {LAST_HOP} and a node's id")
         return
-    epoch = int(arguments[1])
     session.caller = Caller(Kind.PEER, epoch=epoch)
     session.evidence = None
     # The node that its client is connected to observes the whole request.
     session.inference = None
-    session.node.cluster.hear(arguments[2].decode("latin-1"), epoch)
+    session.node.cluster.hear(words[2].decode("latin-1"), epoch)
     session.reply(replies.bulk(msgspec.json.encode(session.node.cluster.state())))
 
 
-@command("kvtide.topology", 2, "admin")
-def topology(session: Session, arguments: list[bytes]) -> None:
+@command("kvtide.topology", 2, "admin", texts=range(1, 2))
+def topology(session: Session, request: Request) -> None:
     """KVTIDE.TOPOLOGY json: a node that is being drained tells the others where its slots go."""
     try:
-        wanted = decode(text_of(session, 1, arguments), Topology)
-        session.node.cluster.adopt(wanted)
+        session.node.cluster.adopt(decode(request.words[1], Topology))
     except (ValueError, OlderTopologyError) as error:
         session.fail(str(error))
         return
@@ -99,10 +100,11 @@ def _about(session: Session, word: bytes, view: View | None) -> None:
 
 
 def _keys_in_slot(session: Session, text: bytes) -> None:
-    if not text.isdigit() or len(text) > 5 or int(text) >= SLOTS:
+    slot = natural(text, SLOTS - 1)
+    if slot is None:
         session.fail(f"Invalid slot: expected a number from 0 to {SLOTS - 1}")
         return
-    session.answer_later(_count_keys_in_slot(session, int(text)))
+    session.answer_later(_count_keys_in_slot(session, slot))
 
 
 async def _count_keys_in_slot(session: Session, slot: int) -> None:

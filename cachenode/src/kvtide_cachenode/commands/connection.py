@@ -1,92 +1,106 @@
 """The connection itself: who the client is, which protocol it speaks."""
 
+import asyncio
+
 from kvtide_cachenode.commands.table import command, fail_unknown
 from kvtide_cachenode.node import VERSION
+from kvtide_cachenode.request import Request
 from kvtide_cachenode.session import Session
 from kvtide_cachenode.users import ADMIN, DEFAULT, User
 from kvtide_cachenode.wire import replies
 
 MAX_NAME_BYTES = 256
 MAX_LISTED_CLIENTS = 1000
+LISTED_PER_TURN = 100
 
 
-@command("ping", -1)
-def ping(session: Session, arguments: list[bytes]) -> None:
+@command("ping", -1, texts=range(1, 2))
+def ping(session: Session, request: Request) -> None:
     """PING [text]."""
-    if len(arguments) > 2:
+    words = request.words
+    if len(words) > 2:
         session.fail("wrong number of arguments for 'ping' command")
-    elif len(arguments) == 2:
-        echo(session, arguments)
+    elif len(words) == 2:
+        echo(session, request)
     else:
         session.reply(b"+PONG\r\n")
 
 
-@command("echo", 2)
-def echo(session: Session, arguments: list[bytes]) -> None:
+@command("echo", 2, texts=range(1, 2))
+def echo(session: Session, request: Request) -> None:
     """ECHO text."""
-    session.reply(replies.bulk(text_of(session, 1, arguments)))
+    text = request.words[1]
+    session.reply(b"$%d\r\n" % len(text))
+    session.reply(text)
+    session.reply(replies.CRLF)
 
 
 @command("select", 2)
-def select(session: Session, arguments: list[bytes]) -> None:
+def select(session: Session, request: Request) -> None:
     """SELECT 0."""
-    if arguments[1] == b"0":
+    if request.words[1] == b"0":
         session.reply(replies.OK)
     else:
         session.fail("DB index is out of range: there is database 0")
 
 
 @command("quit", -1, "fast no_auth")
-def quit_(session: Session, arguments: list[bytes]) -> None:  # noqa: ARG001 - every handler's signature
+def quit_(session: Session, request: Request) -> None:  # noqa: ARG001 - every handler's signature
     """QUIT."""
     session.reply(replies.OK)
     session.closing = True
 
 
 @command("reset", 1, "fast no_auth")
-def reset(session: Session, arguments: list[bytes]) -> None:  # noqa: ARG001 - every handler's signature
+def reset(session: Session, request: Request) -> None:  # noqa: ARG001 - every handler's signature
     """RESET."""
     session.reset()
     session.reply(replies.simple("RESET"))
 
 
 @command("auth", -2, "fast no_auth")
-def auth(session: Session, arguments: list[bytes]) -> None:
+def auth(session: Session, request: Request) -> None:
     """AUTH [user] password."""
-    if len(arguments) > 3:
+    words = request.words
+    if len(words) > 3:
         session.fail("wrong number of arguments for 'auth' command")
-    elif session.node.users.initial is not None:
-        session.fail("AUTH was given but anyone may come in: start the node with --password-file or --users")
-    elif _admit(session, arguments[1:]):
+    elif len(words) == 2 and session.node.users.initial is not None:
+        # In redis' words: clients that have a password for all nodes go on when they read them.
+        session.fail(
+            "AUTH <password> called without any password configured for the default user. "
+            "Are you sure your configuration is correct?"
+        )
+    elif _admit(session, words[1:]):
         session.reply(replies.OK)
 
 
 @command("hello", -1, "fast no_auth")
-def hello(session: Session, arguments: list[bytes]) -> None:
+def hello(session: Session, request: Request) -> None:
     """HELLO [2 | 3 [AUTH user password] [SETNAME name]]."""
-    if len(arguments) > 1 and arguments[1] not in (b"2", b"3"):
+    words = request.words
+    if len(words) > 1 and words[1] not in (b"2", b"3"):
         session.fail("unsupported protocol version: this node speaks 2 and 3", "NOPROTO")
         return
     at, name = 2, session.name
-    while at < len(arguments):
-        option = arguments[at].upper()
-        if option == b"AUTH" and at + 2 < len(arguments):
-            if not _admit(session, arguments[at + 1 : at + 3]):
+    while at < len(words):
+        option = words[at].upper()
+        if option == b"AUTH" and at + 2 < len(words):
+            if not _admit(session, words[at + 1 : at + 3]):
                 return
             at += 3
-        elif option == b"SETNAME" and at + 1 < len(arguments):
-            name = arguments[at + 1]
+        elif option == b"SETNAME" and at + 1 < len(words):
+            name = words[at + 1]
             at += 2
         else:
-            fail_unknown(session, arguments[at], "AUTH user password, SETNAME name")
+            fail_unknown(session, words[at], "AUTH user password, SETNAME name")
             return
     if session.user is None:
         session.fail("HELLO must be called with AUTH while this node has users", "NOAUTH")
         return
     if not _set_name(session, name):
         return
-    if len(arguments) > 1:
-        session.resp3 = arguments[1] == b"3"
+    if len(words) > 1:
+        session.resp3 = words[1] == b"3"
         session.nil = replies.NIL3 if session.resp3 else replies.NIL2
     session.reply_with(
         {
@@ -102,10 +116,11 @@ def hello(session: Session, arguments: list[bytes]) -> None:
 
 
 @command("client", -2)
-def client(session: Session, arguments: list[bytes]) -> None:
-    """CLIENT with one of the sub-commands below."""
-    rest = arguments[2:]
-    match arguments[1].upper(), len(rest):
+def client(session: Session, request: Request) -> None:
+    """CLIENT SETNAME name | GETNAME | SETINFO attribute value | ID | INFO | LIST | NO-EVICT | NO-TOUCH."""
+    words = request.words
+    rest = words[2:]
+    match words[1].upper(), len(rest):
         case b"SETNAME", 1:
             if _set_name(session, rest[0]):
                 session.reply(replies.OK)
@@ -118,23 +133,31 @@ def client(session: Session, arguments: list[bytes]) -> None:
         case b"INFO", 0:
             session.reply_with(_described(session))
         case b"LIST", 0:
-            listed = list(session.node.sessions.values())[:MAX_LISTED_CLIENTS]
-            session.reply_with("".join(map(_described, listed)))
+            session.answer_later(_list_clients(session))
         case ((b"NO-EVICT" | b"NO-TOUCH"), 1):
             session.reply(replies.OK)
         case _:
-            fail_unknown(
-                session, arguments[1], "SETNAME, GETNAME, SETINFO, ID, INFO, LIST, NO-EVICT, NO-TOUCH"
-            )
+            fail_unknown(session, words[1], "SETNAME, GETNAME, SETINFO, ID, INFO, LIST, NO-EVICT, NO-TOUCH")
+
+
+async def _list_clients(session: Session) -> None:
+    """CLIENT LIST, some lines in each turn."""
+    listed = list(session.node.sessions.values())[:MAX_LISTED_CLIENTS]
+    text = b""
+    for first in range(0, len(listed), LISTED_PER_TURN):
+        text += "".join(map(_described, listed[first : first + LISTED_PER_TURN])).encode()
+        await asyncio.sleep(0)
+    session.reply_with(text)
 
 
 @command("acl", -2)
-def acl(session: Session, arguments: list[bytes]) -> None:
-    """ACL WHOAMI, and for the role admin ACL LIST and ACL USERS."""
+def acl(session: Session, request: Request) -> None:
+    """ACL WHOAMI | LIST | USERS. LIST and USERS take the role admin."""
+    words = request.words
     assert session.user is not None, "only known users come here"
-    word = arguments[1].upper()
-    if len(arguments) > 2 or word not in (b"WHOAMI", b"LIST", b"USERS"):
-        fail_unknown(session, arguments[1], "WHOAMI, LIST, USERS; users are in the file of --users")
+    word = words[1].upper()
+    if len(words) > 2 or word not in (b"WHOAMI", b"LIST", b"USERS"):
+        fail_unknown(session, words[1], "WHOAMI, LIST, USERS; users are in the file of --users")
     elif word == b"WHOAMI":
         session.reply_with(session.user.name)
     elif not session.rights & ADMIN:
@@ -145,22 +168,16 @@ def acl(session: Session, arguments: list[bytes]) -> None:
         session.reply_with([_acl_line(user) for user in session.node.users.all()])
 
 
-@command("kvtide.trace", 2, "write fast")
-def trace(session: Session, arguments: list[bytes]) -> None:
+@command("kvtide.trace", 2, "write fast", texts=range(1, 2))
+def trace(session: Session, request: Request) -> None:
     """KVTIDE.TRACE json: one request as the engine saw it. From now on nothing is inferred here."""
     try:
-        session.node.trace.append_engine(text_of(session, 1, arguments))
+        session.node.trace.append_engine(request.words[1])
     except ValueError as error:
         session.fail(str(error))
         return
     session.inference = None
     session.reply(replies.OK)
-
-
-def text_of(session: Session, index: int, arguments: list[bytes]) -> bytes:
-    """An argument that may have been large."""
-    landed = session.landed.get(index)
-    return bytes(landed) if isinstance(landed, bytearray) else arguments[index]
 
 
 def _admit(session: Session, credentials: list[bytes]) -> bool:

@@ -14,12 +14,12 @@ from typing import Final
 
 from kvtide_cachenode.cluster.redirect import LAST_HOP, UNAWARE, Forward, Serve, decide
 from kvtide_cachenode.cluster.topology import Node
-from kvtide_cachenode.commands.table import TABLE
+from kvtide_cachenode.commands.table import TABLE, natural
 from kvtide_cachenode.inference import Access
 from kvtide_cachenode.membership import Membership
 from kvtide_cachenode.peer_link import PeerLink, PeerLostError, bulk_length
-from kvtide_cachenode.session import Landed, ReplyCutError, Session
-from kvtide_cachenode.store import Reservation
+from kvtide_cachenode.request import Request
+from kvtide_cachenode.session import ReplyCutError, Session
 from kvtide_cachenode.wire import replies
 
 # From sending a command to the first byte of its reply; then, to the last byte of it.
@@ -27,6 +27,7 @@ ANSWER_S: Final = 10.0
 STREAM_S: Final = 60.0
 COPIED_BYTES: Final = 16 * 1024  # a shorter rest of a reply is copied, so that the link is free at once
 MAX_UNSENT_BYTES: Final = 1024 * 1024
+PORT_DIGITS: Final = 5
 
 
 class Merge(Enum):
@@ -34,6 +35,7 @@ class Merge(Enum):
 
     ONE = auto()  # the command has one key
     ARRAY = auto()
+    ITEMS = auto()  # of an array whose head is queued
     SUM = auto()
     OK = auto()
 
@@ -52,77 +54,72 @@ class Split:
 
 
 # One row for every command of the table that has keys.
-SPLITS: Final = {
+SPLITS = {
     "get": Split(b"GET", Merge.ONE, b"$-1", Access.LOAD),
     "mget": Split(b"GET", Merge.ARRAY, b"$-1", Access.LOAD),
+    "mget part": Split(b"GET", Merge.ITEMS, b"$-1", Access.LOAD),
     "exists": Split(b"EXISTS", Merge.SUM, b":0", Access.LOOK_UP),
     "strlen": Split(b"STRLEN", Merge.ONE, b":0"),
     "type": Split(b"TYPE", Merge.ONE, b"+none"),
     "ttl": Split(b"TTL", Merge.ONE, b":-2"),
     "pttl": Split(b"PTTL", Merge.ONE, b":-2"),
     "set": Split(b"SET", Merge.ONE, None, Access.STORE),
+    "getset": Split(b"GETSET", Merge.ONE, None, Access.STORE),
+    "persist": Split(b"PERSIST", Merge.ONE, b":0"),
+    "memory": Split(b"MEMORY", Merge.ONE, b"$-1"),
     "setnx": Split(b"SETNX", Merge.ONE, None, Access.STORE),
     "mset": Split(b"SET", Merge.OK, None, Access.STORE),
+    "touch": Split(b"TOUCH", Merge.SUM, b":0"),
     "getdel": Split(b"GETDEL", Merge.ONE),
     "del": Split(b"DEL", Merge.SUM),
     "unlink": Split(b"UNLINK", Merge.SUM),
 }
+SPLITS |= {f"{name} part": SPLITS[name] for name in ("exists", "touch", "del", "unlink", "mset")}
+VALUES: Final = (Merge.ARRAY, Merge.ITEMS)
 
 
 class ServeHere(Exception):  # noqa: N818 - no error: the owner says that this node has the key
     """The peer named this node."""
 
 
-async def forward(
-    session: Session, name: str, arguments: list[bytes], landed: Landed, owner: Node, epoch: int
-) -> None:
+async def forward(session: Session, name: str, request: Request, owner: Node, epoch: int) -> None:
     """Have ``owner``, who has the key as of ``epoch``, run a command on it, and pass its reply on."""
     how = SPLITS[name]
-    try:
-        async with AsyncExitStack() as stack:
-            try:
-                link, line = await ask(stack, session.node.cluster, owner, epoch, _words(arguments, landed))
-            except (PeerLostError, TimeoutError) as error:
-                line = _unreachable(session, how, owner, error)
-                session.reply(session.nil if line == b"$-1" else line + replies.CRLF)
-                return
-            except ServeHere:
-                await _serve(session, arguments, landed)
-                return
-            await _relay(session, link, line)
-        _observe(session, how, arguments[1:2], [not _nothing(line)])
-    finally:
-        _drop(session, landed)
+    async with AsyncExitStack() as stack:
+        try:
+            link, line = await ask(stack, session.node.cluster, owner, epoch, _sent(request))
+        except (PeerLostError, TimeoutError) as error:
+            line = _unreachable(session, how, owner, error)
+            session.reply(session.nil if line == b"$-1" else line + replies.CRLF)
+            return
+        except ServeHere:
+            await _serve(session, request)
+            return
+        await _relay(session, link, line)
+    _observe(session, how, request.words[1:2], [not _nothing(line)])
 
 
 async def scatter(
-    session: Session,
-    name: str,
-    arguments: list[bytes],
-    landed: Landed,
-    each: Sequence[Serve | Forward],
-    epoch: int,
+    session: Session, name: str, request: Request, each: Sequence[Serve | Forward], epoch: int
 ) -> None:
     """Run a command on several keys, each where it is as of ``epoch``, and merge the replies in their order.
 
     The keys of one node are asked for in one pipeline; the links are taken in one order by everybody, so that
     two commands never wait for each other's.
     """
-    how, step = SPLITS[name], (len(arguments) - 1) // len(each)
-    requests = [[how.each, *arguments[at : at + step]] for at in range(1, len(arguments), step)]
-    parts: list[Landed] = [{} for _ in each]
-    for index, value in landed.items():
-        parts[(index - 1) // step][(index - 1) % step + 1] = value
+    how, arguments = SPLITS[name], request.moved().arguments()
+    step = (len(arguments) - 1) // len(each)
+    parts = [Request.of([how.each, *arguments[at : at + step]]) for at in range(1, len(arguments), step)]
     inference, session.inference = session.inference, None  # the command is observed once, as a whole
     try:
         async with AsyncExitStack() as stack:
-            links = await _pipelines(stack, session, requests, parts, each, epoch)
-            lines = await _merged(session, how, requests, parts, each, links)
+            links = await _pipelines(stack, session, parts, each, epoch)
+            lines = await _merged(session, how, parts, each, links)
     finally:
         session.inference = inference
         for part in parts:
-            _drop(session, part)
-    _observe(session, how, [request[1] for request in requests], [not _nothing(line) for line in lines])
+            part.release(session.node.store)
+    _observe(session, how, [part.words[1] for part in parts], [not _nothing(line) for line in lines])
 
 
 async def ask(
@@ -182,8 +179,7 @@ async def stream(session: Session, link: PeerLink, left: int, dropped: int = 0) 
 async def _pipelines(
     stack: AsyncExitStack,
     session: Session,
-    requests: list[list[bytes]],
-    parts: list[Landed],
+    parts: list[Request],
     each: Sequence[Serve | Forward],
     epoch: int,
 ) -> dict[str, PeerLink]:
@@ -195,9 +191,9 @@ async def _pipelines(
         owner = owners[node_id]
         try:
             link = await stack.enter_async_context(cluster.peers.link((owner.host, owner.port), epoch))
-            for request, part, decision in zip(requests, parts, each, strict=True):
+            for part, decision in zip(parts, each, strict=True):
                 if isinstance(decision, Forward) and decision.node.id == node_id:
-                    link.send(*_words(request, part))
+                    link.send(*_sent(part))
                     cluster.counters.forwarded += 1
         except PeerLostError:
             continue
@@ -208,8 +204,7 @@ async def _pipelines(
 async def _merged(
     session: Session,
     how: Split,
-    requests: list[list[bytes]],
-    parts: list[Landed],
+    parts: list[Request],
     each: Sequence[Serve | Forward],
     links: dict[str, PeerLink],
 ) -> list[bytes]:
@@ -217,66 +212,59 @@ async def _merged(
     if how.merge is Merge.ARRAY:
         session.reply(b"*%d\r\n" % len(each))
     lines = []
-    for request, part, decision in zip(requests, parts, each, strict=True):
+    for part, decision in zip(parts, each, strict=True):
         if isinstance(decision, Serve):
-            line = await _served_or_asked(session, how, request, part)
+            line = await _served_or_asked(session, how, part)
         else:
-            line = await _forwarded(session, how, request, part, decision.node, links)
+            line = await _forwarded(session, how, part, decision.node, links)
         lines.append(line)
         if session.queued_bytes > MAX_UNSENT_BYTES:
             await session.room(MAX_UNSENT_BYTES)
-    if how.merge is not Merge.ARRAY:
+    if how.merge not in VALUES:
         failed = next((line for line in lines if line[:1] == b"-"), None)
-        total = (
-            b"+OK" if how.merge is Merge.OK else b":%d" % sum(int(line[1:]) for line in lines if not failed)
-        )
+        total = b"+OK" if how.merge is Merge.OK else b":%d" % sum(natural(line[1:], 1) or 0 for line in lines)
         session.reply((failed or total) + replies.CRLF)
     return lines
 
 
-async def _served(session: Session, how: Split, request: list[bytes], part: Landed) -> bytes:
+async def _served(session: Session, how: Split, part: Request) -> bytes:
     """Run one key's command here; its reply is queued for an array, else only returned."""
-    if how.merge is Merge.ARRAY:
-        present = session.node.store.exists(request[1])
-        await _serve(session, request, part)
+    if how.merge in VALUES:
+        present = session.node.store.exists(part.words[1])
+        await _serve(session, part)
         return b"$" if present else b"$-1"
     await session.room(0)  # what is queued from here on is the reply
-    await _serve(session, request, part)
-    line = b"".join(session.out)
-    session.out.clear()
-    session.queued_bytes = 0
-    return line.removesuffix(replies.CRLF)
+    await _serve(session, part)
+    return session.take_back().removesuffix(replies.CRLF)
 
 
-async def _served_or_asked(session: Session, how: Split, request: list[bytes], part: Landed) -> bytes:
+async def _served_or_asked(session: Session, how: Split, part: Request) -> bytes:
     """Run one key's command here, unless the key was sent away while earlier keys were waited for."""
     if "write" in TABLE[how.each].flags:
-        await session.node.cluster.landed(request[1:2])
+        await session.node.cluster.landed(part.words[1:2])
     view = session.node.cluster.view
     assert view is not None, "a command is scattered in a cluster"
-    decision = decide(view, UNAWARE, (request[1],), session.node.store.exists)
+    decision = decide(view, UNAWARE, (part.words[1],), session.node.store.exists)
     if isinstance(decision, Forward):
-        return await _asked(session, how, request, part, decision.node, view.topology.epoch)
-    return await _served(session, how, request, part)
+        return await _asked(session, how, part, decision.node, view.topology.epoch)
+    return await _served(session, how, part)
 
 
-async def _asked(
-    session: Session, how: Split, request: list[bytes], part: Landed, owner: Node, epoch: int
-) -> bytes:
+async def _asked(session: Session, how: Split, part: Request, owner: Node, epoch: int) -> bytes:
     """Ask a node for one key; its reply is queued for an array, else only returned."""
     try:
         async with AsyncExitStack() as stack:
-            link, line = await ask(stack, session.node.cluster, owner, epoch, _words(request, part))
+            link, line = await ask(stack, session.node.cluster, owner, epoch, _sent(part))
             await _take(session, how, link, line)
             return line
     except ServeHere:
-        return await _served(session, how, request, part)
+        return await _served(session, how, part)
     except (PeerLostError, TimeoutError) as error:
         return _lost(session, how, owner, error)
 
 
 async def _forwarded(
-    session: Session, how: Split, request: list[bytes], part: Landed, owner: Node, links: dict[str, PeerLink]
+    session: Session, how: Split, part: Request, owner: Node, links: dict[str, PeerLink]
 ) -> bytes:
     """Take one key's reply off its link; it is queued for an array, else only returned."""
     link = links.get(owner.id)
@@ -294,19 +282,19 @@ async def _forwarded(
         links.pop(owner.id, None)  # what else it was asked for is not waited for
         return _lost(session, how, owner, error)
     if named == session.node.cluster.address:
-        return await _served(session, how, request, part)
-    return await _asked(session, how, request, part, Node(owner.id, *named, 0), LAST_HOP)
+        return await _served(session, how, part)
+    return await _asked(session, how, part, Node(owner.id, *named, 0), LAST_HOP)
 
 
 def _lost(session: Session, how: Split, owner: Node, error: Exception) -> bytes:
     line = _unreachable(session, how, owner, error)
-    if how.merge is Merge.ARRAY:
+    if how.merge in VALUES:
         session.reply(session.nil)
     return line
 
 
 async def _take(session: Session, how: Split, link: PeerLink, line: bytes) -> None:
-    if how.merge is Merge.ARRAY:
+    if how.merge in VALUES:
         await _relay(session, link, line)
     else:
         link.taken()
@@ -324,14 +312,9 @@ async def _relay(session: Session, link: PeerLink, line: bytes) -> None:
         await stream(session, link, length + 2)
 
 
-async def _serve(session: Session, request: list[bytes], part: Landed) -> None:
-    session.landed = dict(part)
-    part.clear()
-    TABLE[request[0].upper()].handler(session, request)
-    session.drop_landed()
-    while session.later is not None:
-        work, session.later = session.later, None
-        await work
+async def _serve(session: Session, request: Request) -> None:
+    TABLE[request.words[0].upper()].handler(session, request)
+    await session.finish()
 
 
 def _unreachable(session: Session, how: Split, owner: Node, error: Exception) -> bytes:
@@ -343,18 +326,22 @@ def _unreachable(session: Session, how: Split, owner: Node, error: Exception) ->
     return replies.error(sentence, "CLUSTERDOWN").removesuffix(replies.CRLF)
 
 
-def _words(arguments: Sequence[bytes], landed: Landed) -> list[bytes | memoryview]:
-    words: list[bytes | memoryview] = list(arguments)
-    for index, value in landed.items():
-        words[index] = value.memory if isinstance(value, Reservation) else bytes(value)
-    return words
+def _sent(request: Request) -> list[bytes | memoryview]:
+    """A request as it goes to a peer; values are sent from where they landed."""
+    return [said if isinstance(said, bytes) else said.memory for said in request.arguments()]
 
 
 def _named(line: bytes) -> tuple[str, int] | None:
-    """The node that a redirect names."""
+    """The node that a redirect names.
+
+    Raises:
+        PeerLostError: it names none.
+    """
     if not line.startswith((b"-MOVED ", b"-ASK ")):
         return None
-    host, _, port = line.decode().split(" ")[2].rpartition(":")
+    host, _, port = line.decode("latin-1").split(" ")[-1].rpartition(":")
+    if not port.isdecimal() or not 0 < len(port) <= PORT_DIGITS:
+        raise PeerLostError("a redirect names no node")
     return host, int(port)
 
 
@@ -367,10 +354,3 @@ def _observe(session: Session, how: Split, keys: list[bytes], found: list[bool])
     if how.access is not None:
         hits = [False] * len(keys) if how.access is Access.STORE else found
         session.observe(how.access, keys, hits)
-
-
-def _drop(session: Session, landed: Landed) -> None:
-    for value in landed.values():
-        if isinstance(value, Reservation):
-            session.node.store.abort(value)
-    landed.clear()

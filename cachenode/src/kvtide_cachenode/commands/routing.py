@@ -7,62 +7,53 @@ from kvtide_cachenode.cluster.replies import refusal
 from kvtide_cachenode.cluster.slots import key_slot
 from kvtide_cachenode.commands.forward import forward, scatter
 from kvtide_cachenode.commands.table import Command
-from kvtide_cachenode.session import Landed, Session
+from kvtide_cachenode.request import Request
+from kvtide_cachenode.session import Session
 
 
-def run(session: Session, command: Command, arguments: list[bytes]) -> None:
+def run(session: Session, command: Command, request: Request) -> None:
     """Run a command with keys, or see to it that another node does."""
     view = session.node.cluster.view
     if view is None:
-        command.handler(session, arguments)
+        command.handler(session, request)
         return
-    if len(arguments) == 2 or command.last_key == 1:
-        slot = key_slot(arguments[1])
+    words = request.words
+    if len(words) == 2 or command.last_key == 1:
+        slot = key_slot(words[1])
         if view.settled[slot]:
             if session.evidence is not None:
                 session.evidence.owned(slot, view.slot_bits)
             if session.caller.asking:
                 session.caller = replace(session.caller, asking=False)
-            command.handler(session, arguments)
+            command.handler(session, request)
             return
-    _route(session, command, arguments, view)
+    _route(session, command, request, view)
 
 
-def _route(session: Session, command: Command, arguments: list[bytes], view: View) -> None:
+def _route(session: Session, command: Command, request: Request, view: View) -> None:
     node = session.node
-    last = command.last_key if command.last_key > 0 else len(arguments) + command.last_key
-    keys = arguments[command.first_key : last + 1 : command.key_step]
+    keys = request.keys(command.first_key, command.last_key, command.key_step)
     if "write" in command.flags and node.cluster.flying(keys):
-        landed, session.landed = session.landed, {}
-        session.answer_later(_landed(session, command, arguments, landed, keys))
+        session.answer_later(_landed(session, command, request, keys))
         return
     decision = decide(view, _caller(session, keys, view), keys, node.store.exists)
     epoch = view.topology.epoch
     match decision:
         case Serve():
-            command.handler(session, arguments)
+            command.handler(session, request)
         case Forward(owner):
-            landed, session.landed = session.landed, {}
-            session.answer_later(forward(session, command.name, arguments, landed, owner, epoch))
+            session.answer_later(forward(session, command.name, request, owner, epoch))
         case Scatter(each):
-            landed, session.landed = session.landed, {}
-            session.answer_later(scatter(session, command.name, arguments, landed, each, epoch))
+            session.answer_later(scatter(session, command.name, request, each, epoch))
         case _:
             node.cluster.counters.redirected += 1
             session.reply(refusal(decision))
 
 
-async def _landed(
-    session: Session, command: Command, arguments: list[bytes], landed: Landed, keys: list[bytes]
-) -> None:
+async def _landed(session: Session, command: Command, request: Request, keys: list[bytes]) -> None:
     """Run a command that changes keys which are on their way to another node, once they are there."""
-    try:
-        await session.node.cluster.landed(keys)
-        session.landed, landed = landed, {}
-        run(session, command, arguments)
-    finally:
-        session.landed = session.landed or landed
-        session.drop_landed()
+    await session.node.cluster.landed(keys)
+    run(session, command, request)
 
 
 def _caller(session: Session, keys: list[bytes], view: View) -> Caller:

@@ -89,6 +89,20 @@ class Store(Room):
         """All keys that can be read, in pages between which anything may happen."""
         return self._index.keys.pages()
 
+    def touch(self, key: bytes) -> bool:
+        """Count a use of a key without reading it; whether it is there."""
+        if key not in self._index:
+            return False
+        self._index.touched(key)
+        return True
+
+    def charge_of(self, key: bytes) -> int | None:
+        """Bytes of DRAM that a key takes, 0 where it is below, None when there is none."""
+        entry = self._index.find(key)
+        if entry is None:
+            return 0 if self.exists(key) else None
+        return entry.charge
+
     def forget(self, key: bytes) -> None:
         """Remove a key because it is another node's now, which is no client's delete."""
         self.counters.deletes -= self.delete(key)

@@ -78,6 +78,17 @@ class TieredStore(DemotingStore):
         self.counters.read_bytes += entry.length
         return entry
 
+    def touch(self, key: bytes) -> bool:
+        """See `Store.touch`."""
+        entry = self._index.find(key)
+        if entry is None:
+            return self.log.contains(key)
+        if entry.leaving:
+            self._take_back(entry)
+        else:
+            self._index.touched(key)
+        return True
+
     def get_all(self, keys: Sequence[bytes]) -> list[Entry | None]:
         """See `Store.get_all`."""
         return list(map(self.get, keys))

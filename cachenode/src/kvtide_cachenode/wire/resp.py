@@ -4,8 +4,8 @@ A request is an array of bulk strings, or an inline command (a line of words). T
 to receive into, says how many bytes came (`received`) and takes events until there are none (`next_event`).
 
 A bulk string of at least `LANDED_BYTES` is announced before its bytes are there: the caller answers the
-`Value` event with `land`, naming the memory the bytes shall arrive in, or None to have exactly that many
-bytes dropped. In the finished command such an argument is the empty string.
+`Announced` event with `land`, naming the place where the bytes shall arrive. A command that has such
+arguments comes as `Landed`, its words apart from its places: nothing stands among the words for a place.
 
     START ──"*n"──► LENGTH ──"$n"──► ARGUMENT ──n bytes, CRLF──► LENGTH | command
       │               └──"$n", n large──► ANNOUNCED ──land()──► VALUE ──n bytes, CRLF──► LENGTH | command
@@ -14,9 +14,9 @@ bytes dropped. In the finished command such an argument is the empty string.
 
 import shlex
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 LANDED_BYTES: Final = 16 * 1024
 MAX_VALUE_BYTES: Final = 512 * 1024 * 1024  # redis' default proto-max-bulk-len
@@ -48,12 +48,46 @@ _dropped = memoryview(bytearray(VALUE_RECEIVE_BYTES))  # where unwanted bytes go
 Command = list[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A large argument is about to arrive: argument number ``len(arguments)`` has ``length`` bytes."""
+class Place(Protocol):
+    """Where a large argument arrives: memory of its length, or None to have its bytes dropped.
 
-    arguments: Command
+    Before more than the first `BUFFER_BYTES` go there, `grow` is asked with how many do: when it says False,
+    the rest is dropped. ``held_bytes`` is what the place takes beside the arena.
+    """
+
+    @property
+    def memory(self) -> memoryview | None: ...  # noqa: D102 - said above
+    @property
+    def held_bytes(self) -> int: ...  # noqa: D102
+    def grow(self, to_bytes: int) -> bool: ...  # noqa: D102
+
+
+@dataclass(slots=True)
+class Announced:
+    """A large argument is about to arrive: number ``index`` of its command, of ``length`` bytes.
+
+    ``words`` and ``places`` are the command's arguments before it, as in `Landed`.
+    """
+
+    words: list[bytes]
+    places: dict[int, Place]
     length: int
+
+    @property
+    def index(self) -> int:
+        """The number of the argument; the command's name is number 0."""
+        return len(self.words) + len(self.places)
+
+
+@dataclass(slots=True)
+class Landed:
+    """A complete command with large arguments.
+
+    ``words`` are the small ones in their order, ``places`` the large ones by their number in the command.
+    """
+
+    words: list[bytes]
+    places: dict[int, Place]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +97,7 @@ class Broken:
     reason: str
 
 
-Event = Command | Value | Broken
+Event = Command | Announced | Landed | Broken
 Grow = Callable[[int], bool]
 """Whether the first so many bytes of a value that is being received have room."""
 
@@ -98,7 +132,8 @@ class RequestParser:
         self._plain = True  # whether the last array was all small arguments, as the next one will be
         self._ready: deque[Command] = deque()
         self._state = _START
-        self._arguments: Command = []
+        self._words: list[bytes] = []
+        self._places: dict[int, Place] = {}
         self._argument_count = 0
         self._argument_bytes = 0
         self._length = 0
@@ -112,11 +147,18 @@ class RequestParser:
         return self._state != _START or self._end > self._start
 
     @property
+    def arriving(self) -> Mapping[int, Place]:
+        """The places of the command that is not complete; whoever gave them lets go of them at the end."""
+        return self._places
+
+    @property
     def held_bytes(self) -> int:
         """About how much memory is taken by what has arrived and was not taken as a command."""
-        arguments = self._arguments if self._state != _START else ()
-        parsed = self._argument_bytes + ARGUMENT_OVERHEAD_BYTES * len(arguments) if arguments else 0
-        return parsed + self._end - self._start + (READY_FACTOR * self._ready_bytes if self._ready else 0)
+        words = self._words if self._state != _START else ()
+        parsed = self._argument_bytes + ARGUMENT_OVERHEAD_BYTES * len(words) if words else 0
+        texts = sum(place.held_bytes for place in self._places.values()) if self._places else 0
+        unparsed = self._end - self._start
+        return parsed + texts + unparsed + (READY_FACTOR * self._ready_bytes if self._ready else 0)
 
     def restrict(self, stranger: bool) -> None:
         """Take only what somebody needs to say who it is, or everything."""
@@ -170,9 +212,9 @@ class RequestParser:
             self._take_buffer()
         if self._state == _START and self._end > self._start:
             if not self._plain:
-                value = self._split_head()
-                if value is not None:
-                    return value
+                announced = self._split_head()
+                if announced is not None:
+                    return announced
             else:
                 if not self._deferred:
                     self._split_commands()
@@ -186,16 +228,14 @@ class RequestParser:
             if event is not None or (self._state == state and self._start == start):
                 return event
 
-    def land(self, memory: memoryview | None, grow: "Grow | None" = None) -> None:
-        """Answer a `Value` event: its bytes go to ``memory``, or nowhere.
-
-        ``grow`` is asked before more than the first `BUFFER_BYTES` go there, with how many do: when it says
-        False, the rest goes nowhere.
-        """
-        assert self._state == _ANNOUNCED, "land answers a Value event"
+    def land(self, place: Place) -> None:
+        """Answer an `Announced` event: its bytes go to ``place``, for as long as it grows."""
+        assert self._state == _ANNOUNCED, "land answers an Announced event"
+        memory = place.memory
         assert memory is None or len(memory) == self._length, "the memory has the value's length"
+        self._places[len(self._words) + len(self._places)] = place
         self._memory = memory
-        self._grow = _grown if memory is None or grow is None else grow
+        self._grow = _grown if memory is None else place.grow
         self._state = _VALUE
         self._plain = False
         self._receive_bytes = SMALL_RECEIVE_BYTES
@@ -262,7 +302,7 @@ class RequestParser:
         if self._end >= SMALL_RECEIVE_BYTES:
             self._receive_bytes = BUFFER_BYTES
 
-    def _split_head(self) -> Value | None:
+    def _split_head(self) -> Announced | None:
         """Take ``SET key`` and the announcement of its value out of the buffer in a few operations.
 
         Whatever is not of the form name, key, large value is left to the states.
@@ -278,12 +318,12 @@ class RequestParser:
         if length is None or not LANDED_BYTES <= length <= self._most_bulk_bytes:
             return None
         self._start += len(head) - len(rest)
-        self._arguments = [name, key]
+        self._words = [name, key]
         self._argument_count = 3
         self._argument_bytes = len(name) + len(key)
         self._length = length
         self._state = _ANNOUNCED
-        return Value(self._arguments, length)
+        return Announced(self._words, self._places, length)
 
     def _line(self, limit: int, too_long: str) -> bytes | Broken | None:
         at = self._buffer.find(b"\n", self._start, self._end)
@@ -315,7 +355,7 @@ class RequestParser:
             return self._break("unauthenticated multibulk length")
         if count <= 0:  # redis skips an empty request
             return None
-        self._arguments = []
+        self._words = []
         self._plain = True
         self._argument_count = count
         self._argument_bytes = 0
@@ -348,7 +388,7 @@ class RequestParser:
         self._length = length
         if length >= LANDED_BYTES:
             self._state = _ANNOUNCED
-            return Value(self._arguments, length)
+            return Announced(self._words, self._places, length)
         self._argument_bytes += length
         if self._argument_bytes > self._most_bytes:
             return self._break("too big request")
@@ -359,26 +399,29 @@ class RequestParser:
         end = self._start + self._length
         if self._end < end + 2:
             return None
-        argument = bytes(self._view[self._start : end])
+        self._words.append(bytes(self._view[self._start : end]))
         self._start = end
-        return self._argument_complete(argument)
+        return self._argument_complete()
 
     def _at_value(self) -> Event | None:
         if self._landed < self._length or self._end < self._start + 2:
             return None
         self._memory, self._grow = None, _grown
-        return self._argument_complete(b"")
+        return self._argument_complete()
 
-    def _argument_complete(self, argument: bytes) -> Event | None:
+    def _argument_complete(self) -> Event | None:
         if self._buffer[self._start : self._start + 2] != b"\r\n":
             return self._break("expected CRLF after a bulk string")
         self._start += 2
-        self._arguments.append(argument)
-        if len(self._arguments) < self._argument_count:
+        if len(self._words) + len(self._places) < self._argument_count:
             self._state = _LENGTH
             return None
         self._state = _START
-        return self._arguments
+        if not self._places:
+            return self._words
+        landed = Landed(self._words, self._places)
+        self._places = {}
+        return landed
 
     def _at_rest(self) -> Event | None:
         return None
