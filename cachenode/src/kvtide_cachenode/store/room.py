@@ -47,6 +47,7 @@ class Room:
         self._beside: dict[str, int] = {}
         self._process_bytes: Callable[[], int] | None = None
         self._freed_bytes = 0  # outside the arena, since memory was counted last
+        self._counted_bytes = COUNTED_BYTES  # when so much was, it is counted anew
         self._flushed: list[Index] = []
         self._use(Index(policy))
 
@@ -125,6 +126,7 @@ class Room:
     def count_memory(self) -> None:
         """Ask what the process holds, and charge what of it was not accounted for."""
         self._freed_bytes = 0
+        self._counted_bytes = min(max(self.capacity_bytes // 64, COUNTED_BYTES), MOST_COUNTED_BYTES)
         if self._process_bytes is not None:
             accounted = PROCESS_BYTES - UNCOUNTED_BYTES + self.resident_bytes() - self._beside.get(HEAP, 0)
             self.charge_beside(HEAP, max(self._process_bytes() - accounted, 0))
@@ -213,5 +215,5 @@ class Room:
             self._freed_bytes += ENTRY_OVERHEAD_BYTES
         else:
             self._freed_bytes += entry.charge
-        if self._freed_bytes > min(max(self.capacity_bytes // 64, COUNTED_BYTES), MOST_COUNTED_BYTES):
+        if self._freed_bytes > self._counted_bytes:
             self.count_memory()
