@@ -106,7 +106,7 @@ def test_the_schema_admits_exactly_what_is_read(text: str) -> None:
     assert read == (re.fullmatch(QUANTITY_PATTERN, text) is not None) or "-0" in text
 
 
-@pytest.mark.parametrize("text", ["0.00021", "12", "999999999999999.999999999999"])
+@pytest.mark.parametrize("text", ["0.00021", "12", "999999999.999999999999"])
 def test_money_is_a_decimal_string(text: str) -> None:
     assert str(TypeAdapter(Amount).validate_python(text)) == text
 
