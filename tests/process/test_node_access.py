@@ -6,6 +6,7 @@ import subprocess
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -192,3 +193,17 @@ async def test_a_secret_without_certificates_is_named_with_the_cure(server: Any,
         ManifestError, match=r"Secret certs lacks 'tls.crt'; give it tls.crt, tls.key and ca.crt"
     ):
         await nodes.follow(cache(), UID, (POD,))
+
+
+async def test_a_secret_of_metrics_without_the_key_is_named(server: Any, api: KubernetesApi) -> None:
+    put(server, "prometheus-token", {"password": b64encode(b"x").decode()})
+    document = cache().model_dump(mode="json", by_alias=True, exclude_none=True)
+    document["spec"]["metrics"] = {
+        "prometheus": {"url": "http://127.0.0.1:1", "authSecretRef": {"name": "prometheus-token"}}
+    }
+    measured = TieredCache.model_validate(document)
+    with ThreadPoolExecutor(1) as threads:
+        with pytest.raises(ManifestError, match=r"prometheus-token.*no text under the key 'token'; give it"):
+            await access.metrics_of(api, measured, threads)
+        put(server, "prometheus-token", {"token": b64encode(b"x").decode()})
+        assert await access.metrics_of(api, measured, threads) is not None

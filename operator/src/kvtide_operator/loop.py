@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Any, Protocol
 
@@ -133,6 +133,7 @@ class Loop:
     _rounds: int = 0
     _planner_lives: int = 0
     _searched: _Searched | None = None
+    _plannable: tuple[Any, ...] | None = None
 
     async def run_once(self) -> Round:
         """Look at the cache once, and move it one step where that is permitted and worth it."""
@@ -150,18 +151,27 @@ class Loop:
         manifest = _with_instances(self.manifest, metrics)
         heard: Heard | None = None
         searched: _Searched | None = None
+        unplannable: str | None = None
         try:
             with _timed(steps_s, "workload"):
-                heard = await self.planner.take_in(self.key, manifest, pages, now_s, self.before)
+                unplannable = await self._unplannable(manifest)
+                if unplannable is None:
+                    heard = await self.planner.take_in(self.key, manifest, pages, now_s, self.before)
             with _timed(steps_s, "plan"):
-                searched = await self._search(manifest, world, heard.demand, metrics, now_s)
-            notes = heard.notes
+                if heard is not None:
+                    searched = await self._search(manifest, world, heard.demand, metrics, now_s)
+            notes = heard.notes if heard is not None else ()
         except PlannerLostError as error:
-            heard, notes = None, (str(error),)
-        if searched is not None and searched.why_not:
+            heard, unplannable, notes = None, str(error), ()
+        if searched is not None and searched.plan is None and searched.why_not:
+            unplannable = searched.why_not
+        elif searched is not None and searched.why_not:
             notes = (*notes, searched.why_not)
+        if unplannable is not None:
+            notes = (*notes, unplannable)
         with _timed(steps_s, "decide"):
-            verdict = judge(self._situation(manifest, world, metrics, heard, searched, contradicted, now_s))
+            situation = self._situation(manifest, world, metrics, heard, searched, contradicted, now_s)
+            verdict = judge(replace(situation, unplannable=unplannable))
         with _timed(steps_s, "act"):
             decision = self._decision(verdict, now_s)
             resized = await self.place.act(verdict, decision)
@@ -185,6 +195,18 @@ class Loop:
         """What a target's tiers cost an hour."""
         cost = self.prices[self.manifest.cache.spec.dram.classes[0]](target.dram_bytes)
         return cost + (self.prices[ssd_class](target.ssd_bytes) if ssd_class and target.ssd_bytes else 0.0)
+
+    async def _unplannable(self, manifest: Manifest) -> str | None:
+        """Why no load could be planned for; what can be planned is asked about once."""
+        declared = (manifest.path, *_declared(manifest))
+        if self._plannable == declared:
+            return None
+        reason = await self.planner.check(manifest)
+        if reason is not None:
+            self.observer.begin_anew()  # what nodes tell meanwhile is needed later
+            return f"cannot plan: {reason}"
+        self._plannable = declared
+        return None
 
     async def _read_metrics(self, at_s: float) -> EngineMetrics | None:
         if self.metrics is None:

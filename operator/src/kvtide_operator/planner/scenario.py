@@ -55,8 +55,8 @@ def declared(manifest: Manifest, pace: Pace | None = None) -> dict[str, Any]:
     spec = manifest.cache.spec
     vllm = spec.engine.kind == "VLLM"
     return {
-        "profile": engine_profile(manifest, pace),
         "kv_bytes_per_token": kv_bytes_per_token(manifest),
+        "profile": engine_profile(manifest, pace),
         "dram_price": price_of(manifest.classes[spec.dram.classes[0]]),
         "gpu_hour": float(spec.engine.gpu_hour),
         "ssd_classes": {

@@ -146,6 +146,7 @@ async def metrics_of(api: KubernetesApi, cache: TieredCache, threads: Threads) -
 
     Raises:
         ApiError: a Secret that it names cannot be read.
+        ManifestError: it lacks the key.
     """
     spec = cache.spec
     if spec.metrics is None:
@@ -154,7 +155,12 @@ async def metrics_of(api: KubernetesApi, cache: TieredCache, threads: Threads) -
 
     async def secret(name: str, key: str) -> str:
         data = (await api.get(SECRET, namespace, name)).get("data", {})
-        return b64decode(data.get(key, "")).decode().strip()
+        try:
+            return b64decode(data[key]).decode().strip()
+        except (KeyError, ValueError):
+            raise ManifestError(
+                f"Secret {name}, which spec.metrics names, has no text under the key {key!r}; give it one"
+            ) from None
 
     token, authority = prometheus.auth_secret_ref, prometheus.ca_secret_ref
     access = PrometheusAccess(
