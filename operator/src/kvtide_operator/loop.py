@@ -198,7 +198,7 @@ class Loop:
 
     async def _unplannable(self, manifest: Manifest) -> str | None:
         """Why no load could be planned for; what can be planned is asked about once."""
-        declared = (manifest.path, *_declared(manifest))
+        declared = (manifest.path, manifest.keys, *_declared(manifest))
         if self._plannable == declared:
             return None
         reason = await self.planner.check(manifest)
@@ -405,7 +405,7 @@ def _with_instances(manifest: Manifest, metrics: EngineMetrics | None) -> Manife
     engine = engine.model_copy(update={"instances": round(observed)})
     spec = manifest.cache.spec.model_copy(update={"engine": engine})
     cache = manifest.cache.model_copy(update={"spec": spec})
-    return Manifest(manifest.path, cache, manifest.classes)
+    return replace(manifest, cache=cache)
 
 
 @contextmanager

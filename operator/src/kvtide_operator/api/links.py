@@ -103,11 +103,16 @@ class Metrics(Model):
     stale_after: DeclaredDuration = Field(default=180.0, gt=0)
 
 
+_ONLY_S3 = "history.secretRef is only for an url of s3://; remove it or change url"
+
+
 class History(Model):
     """Where past windows are kept; with them, the loop plans on the same slot of the season before.
 
     Attributes:
         url: a folder, at any scheme that fsspec knows: file, s3, gs.
+        secret_ref: keys of your own for s3, as AWS tools call them: AWS_ACCESS_KEY_ID,
+            AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN and AWS_REGION where needed.
         keep: age at which windows are deleted.
     """
 
@@ -119,10 +124,18 @@ class History(Model):
             "self.url.matches('^[a-z][a-z0-9+.-]*://[^/]')",
             "history.url must be a URL; give for example s3://bucket/prefix",
         ),
+        rule("!has(self.secretRef) || self.url.startsWith('s3://')", _ONLY_S3),
     )
 
     url: str = Field(min_length=1, max_length=2048)
+    secret_ref: SecretRef | None = None
     keep: DeclaredDuration = Field(default=1209600.0, gt=0)
+
+    @model_validator(mode="after")
+    def _has_keys_for_s3(self) -> Self:
+        if self.secret_ref is not None and not self.url.startswith("s3://"):
+            raise ValueError(_ONLY_S3)
+        return self
 
 
 class Auth(Model):

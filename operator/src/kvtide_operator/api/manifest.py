@@ -1,7 +1,7 @@
 """Reads manifests from YAML: a TieredCache and the TierClasses it names, in one file or several documents."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -20,11 +20,15 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """One cache and the classes its tiers name; files it names are looked for beside ``path``."""
+    """One cache and the classes its tiers name; files it names are looked for beside ``path``.
+
+    ``keys`` are those of the Secret that ``history.secretRef`` names.
+    """
 
     path: Path
     cache: TieredCache
     classes: dict[str, TierClass]
+    keys: Mapping[str, str] | None = field(default=None, repr=False)
 
 
 def load_manifest(path: Path) -> Manifest:

@@ -53,7 +53,7 @@ class _Benches:
         if key not in self.of:
             self.of[key] = _Bench(TraceHistory(WARM_UP_WINDOWS * spec.scaling.window))
         bench = self.of[key]
-        past = (spec.history, spec.scaling.window, spec.scaling.season)
+        past = (spec.history, manifest.keys, spec.scaling.window, spec.scaling.season)
         if bench.past != past:
             bench.season, bench.past = _season(manifest), past
         return bench
@@ -183,7 +183,7 @@ def _season(manifest: Manifest) -> Season | None:
     if spec.history is None:
         return None
     return Season(
-        RecordedHistory(spec.history.url),
+        RecordedHistory(spec.history.url, manifest.keys),
         period_s=int(spec.scaling.window),
         season_s=spec.scaling.season,
         keep_s=spec.history.keep,

@@ -26,6 +26,7 @@ from kvtide_operator.world.kinds import SECRET, CacheKey
 from kvtide_operator.world.nodes import NodeState
 
 UNAUTHORIZED: Final = 401
+HISTORY_KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION")
 log = logging.getLogger("kvtide_operator.access")
 
 TOKEN_REREAD_S: Final = 20.0
@@ -139,6 +140,31 @@ class Nodes:
                 reason = str(error)
                 break
         return reason
+
+
+async def history_keys(api: KubernetesApi, cache: TieredCache) -> Mapping[str, str] | None:
+    """The keys of a cache's own for its history; None where it names none.
+
+    Raises:
+        ApiError: the Secret cannot be read.
+        ManifestError: it has no such keys.
+    """
+    history = cache.spec.history
+    if history is None or history.secret_ref is None:
+        return None
+    name = history.secret_ref.name
+    data = (await api.get(SECRET, cache.metadata.namespace, name)).get("data", {})
+    try:
+        keys = {key: b64decode(text).decode().strip() for key, text in data.items() if key in HISTORY_KEYS}
+        missing = [key for key in HISTORY_KEYS[:2] if not keys.get(key)]
+    except ValueError:
+        missing = [*HISTORY_KEYS[:2]]
+    if missing:
+        raise ManifestError(
+            f"Secret {name}, which history.secretRef names, has no text under {' and '.join(missing)}; "
+            f"it may have {', '.join(HISTORY_KEYS)}"
+        )
+    return keys
 
 
 async def metrics_of(api: KubernetesApi, cache: TieredCache, threads: Threads) -> PrometheusSource | None:

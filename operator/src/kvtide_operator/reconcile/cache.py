@@ -34,6 +34,7 @@ from kvtide_operator.loop import Round, sizes_of
 from kvtide_operator.observe.watch_store import ObjectStore
 from kvtide_operator.planner.prices import price_of
 from kvtide_operator.reconcile.access import Nodes
+from kvtide_operator.reconcile.allowed import ALLOWED, Allowed
 from kvtide_operator.reconcile.declared import first_class, manifest_of, sentence_of, within
 from kvtide_operator.reconcile.failures import Failure
 from kvtide_operator.reconcile.plans import Plans
@@ -57,6 +58,7 @@ class Hands:
     Attributes:
         namespace: where the operator's own pods are.
         term: of this leader.
+        allowed: which addresses caches may name.
     """
 
     api: KubernetesApi
@@ -65,6 +67,7 @@ class Hands:
     store: ObjectStore
     namespace: str
     term: int
+    allowed: Allowed = ALLOWED
 
 
 @dataclass
@@ -167,7 +170,8 @@ class LiveCache:
         problem: str | None = None
         try:
             classes = self.hands.store.every(TIER_CLASS)
-            self.manifest, self.unplannable = manifest_of(self.key, cache, classes, self._classes)
+            self.manifest, gone = manifest_of(self.key, cache, classes, self._classes)
+            self.unplannable = gone or self.hands.allowed.refusal(cache.spec)
             world, done = await self._converge(self.manifest, world, now_s)
         except ManifestError as error:
             self.manifest = None
