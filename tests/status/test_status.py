@@ -61,6 +61,7 @@ def test_a_settled_cache_as_people_read_it(seen: Seen) -> None:
         "Stalled": "False",
         "MetricsAvailable": "Unknown",
         "PlanCurrent": "Unknown",
+        "ConstraintsMet": "Unknown",
         "ResizePending": "False",
     }
     assert conditions["Ready"] == {

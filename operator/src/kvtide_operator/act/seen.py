@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kvtide_operator.api.status import DecisionStatus, PredictionError
-from kvtide_operator.api.tierclass import Medium
+from kvtide_operator.api.tierclass import Medium, Volume
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.steps import Pass, Target
 from kvtide_operator.plan.proposal import Plan
@@ -21,6 +21,7 @@ class Seen:
         world: its objects and nodes.
         target: what it shall hold.
         ssd_class: of its SSD; None without one.
+        volume: the sizes in which that is sold.
         done: the pass over the world; None where nothing could be done.
         problem: why nothing could be done: a class that is not there, a spec that cannot be planned.
         blocked: a sentence on each thing that the pass could not do; refused steps are in ``done``.
@@ -41,6 +42,7 @@ class Seen:
     target: Target
     done: Pass | None
     ssd_class: str | None = None
+    volume: Volume | None = None
     problem: str | None = None
     blocked: Sequence[str] = ()
     prices: Mapping[Medium, Callable[[int], float]] = field(default_factory=dict)

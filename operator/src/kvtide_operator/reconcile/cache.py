@@ -272,7 +272,7 @@ class LiveCache:
     async def _report(
         self, cache: TieredCache, world: CacheWorld, done: Pass | None, problem: str | None
     ) -> None:
-        last = self.last
+        last, manifest = self.last, self.manifest
         await self.plans.review(
             cache, self.target, settled=done is not None and done.settled, at_s=world.at_s
         )
@@ -293,6 +293,7 @@ class LiveCache:
                 *self.plans.unreadable,
             ),
             ssd_class=self.ssd_class,
+            volume=manifest.classes[self.ssd_class].spec.volume if manifest and self.ssd_class else None,
             prices=_prices(self.manifest, self.ssd_class),
             prefix_hit_ratio=last.demand.seen_prefix_hit_ratio if last and last.demand else None,
             metrics=last.metrics if last else None,
