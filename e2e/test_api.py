@@ -95,7 +95,9 @@ def test_samples_are_taken_and_stay_as_they_are(namespace: str) -> None:
     )
     assert changes == ""
     shown = right("get", "tc", "-n", namespace, "vllm-large").splitlines()
-    assert shown[0].split() == ["NAME", "READY", "DRAM", "SSD", "HIT", "RATIO", "COST/H", "MODE", "AGE"]
+    assert shown[0].split() == [
+        "NAME", "READY", "NODES", "DRAM", "SSD", "HIT", "RATIO", "COST/H", "DOING", "MODE", "AGE",
+    ]  # fmt: skip
     assert shown[1].split()[:2] == ["vllm-large", "Advise"]
     assert right("get", "tcl", "essd-pl1").splitlines()[1].split()[:3] == ["essd-pl1", "SSD", "essd-pl1"]
 
@@ -116,6 +118,7 @@ def test_a_status_is_read_as_it_was_written(namespace: str) -> None:
     sizes = {"dram": "1Ti", "ssd": "0"}
     status = {
         "observedGeneration": 1,
+        "summary": {"nodes": "1/2", "dram": "960Gi/1Ti", "ssd": "0/0", "doing": "Resizing"},
         "endpoints": {"redis": "rediss://with-status.prod.svc:6379"},
         "connection": {"configMap": "with-status-connection"},
         "hitRatio": "0.31",
@@ -160,7 +163,9 @@ def test_a_status_is_read_as_it_was_written(namespace: str) -> None:
     assert read.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True) == status
     assert stored["status"] == status
     columns = right("get", "tc", "-n", namespace, "with-status").splitlines()[1].split()
-    assert columns[:6] == ["with-status", "True", "960Gi", "0.31", "4.235", "Advise"]
+    assert columns[:9] == [
+        "with-status", "True", "1/2", "960Gi/1Ti", "0/0", "0.31", "4.235", "Resizing", "Advise",
+    ]  # fmt: skip
 
 
 def enums(schema: Any) -> Iterator[str]:

@@ -181,3 +181,23 @@ def test_a_size_that_no_node_can_hold_is_not_in_effect(seen: Seen) -> None:
     status, reason, message = brief(few, "ResizePending")
     assert (status, reason) == ("True", "DoesNotFit")
     assert message.startswith("8 volumes of volume.max 100Gi hold 779215Mi SSD, wanted are 1Ti: allow more")
+
+
+def doing(seen: Seen) -> str:
+    summary = status_of(seen).summary
+    assert summary is not None
+    return summary.doing
+
+
+def test_what_the_operator_is_at_is_one_word(seen: Seen) -> None:
+    assert doing(seen) == "Settled"
+    assert doing(replace(seen, world=replace(WORLD, pods=(pod(0),)))) == "Starting"
+    assert doing(replace(seen, problem="no class", done=None)) == "Stalled"
+    moving = replace(seen, target=Target(8 * GIB), done=Pass(None, waiting=("vllm-small-0 grows",)))
+    assert doing(moving) == "Resizing"
+    assert doing(replace(moving, target=seen.target)) == "Converging"
+    held = Pass(None, held=(Held("vllm-small-1", GIB, "Deferred", NOW_S),), settled=True)
+    assert doing(replace(seen, done=held)) == "ResizePending"
+    assert doing(replace(seen, no_plan="cannot plan: x")) == "NoPlan"
+    advised = replace(seen, cache=cache(scaling={"mode": "Advise"}), plan=plan())
+    assert doing(advised) == "AwaitsApproval"

@@ -24,6 +24,7 @@ __all__ = [
     "parse_cpu",
     "parse_duration",
     "parse_quantity",
+    "rounded_quantity",
 ]
 
 QUANTITY_PATTERN = f"^{PATTERN}$"
@@ -64,6 +65,18 @@ def parse_cpu(text: str) -> int:
 def format_cpu(thousandths: int) -> str:
     """A quantity of CPU as the API server stores it: ``500`` is ``500m``, ``2000`` is ``2``."""
     return f"{thousandths}m" if thousandths % 1000 else str(thousandths // 1000)
+
+
+def rounded_quantity(amount: int) -> str:
+    """A size for people, in three digits: ``4195416Ki`` is ``4Gi``, ``15161Mi`` is ``14.8Gi``."""
+    size = float(amount)
+    for suffix in ("", "Ki", "Mi", "Gi", "Ti", "Pi"):
+        if size < 999.5 or suffix == "Pi":
+            digits = 0 if size >= 99.95 else 1 if size >= 9.995 else 2
+            text = f"{size:.{digits}f}"
+            return (text.rstrip("0").rstrip(".") if digits else text) + suffix
+        size /= 1024
+    raise AssertionError("the largest unit takes all")
 
 
 def parse_duration(text: str) -> float:
