@@ -76,7 +76,6 @@ class Planned:
         self.loop = Loop(
             key="chat",
             manifest=manifest,
-            prices=dict.fromkeys(manifest.classes, float),
             observer=cast(NodeObserver, OneNode()),
             place=cast(Place, FixedPlace()),
             planner=cast(Planner, self.planner),

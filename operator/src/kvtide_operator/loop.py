@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import sqrt
@@ -30,6 +30,7 @@ from kvtide_operator.observe.nodes import NodeObserver
 from kvtide_operator.observe.prometheus.source import MetricsSource
 from kvtide_operator.plan.proposal import Demand, Heard, Plan
 from kvtide_operator.plan.speeds import Speeds
+from kvtide_operator.planner.bill import Bill
 from kvtide_operator.planner.process import Planner, PlannerLostError
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.errors import SimulationError
@@ -108,7 +109,6 @@ class Loop:
     Attributes:
         key: names the cache.
         manifest: what the user wants.
-        prices: what bytes of a tier class cost an hour, by the name of the class.
         observer: looks at the nodes.
         place: acts on them.
         planner: where plans are made.
@@ -119,7 +119,6 @@ class Loop:
 
     key: str
     manifest: Manifest
-    prices: Mapping[str, Callable[[int], float]]
     observer: NodeObserver
     place: Place
     planner: Planner
@@ -193,8 +192,7 @@ class Loop:
 
     def cost_per_hour(self, target: Target, ssd_class: str | None) -> float:
         """What a target's tiers cost an hour."""
-        cost = self.prices[self.manifest.cache.spec.dram.classes[0]](target.dram_bytes)
-        return cost + (self.prices[ssd_class](target.ssd_bytes) if ssd_class and target.ssd_bytes else 0.0)
+        return Bill.of(self.manifest).per_hour(target.dram_bytes, target.ssd_bytes, ssd_class)
 
     async def _unplannable(self, manifest: Manifest) -> str | None:
         """Why no load could be planned for; what can be planned is asked about once."""

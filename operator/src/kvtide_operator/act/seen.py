@@ -26,6 +26,7 @@ class Seen:
         problem: why nothing could be done: a class that is not there, a spec that cannot be planned.
         blocked: a sentence on each thing that the pass could not do; refused steps are in ``done``.
         prices: what a number of bytes that is paid for costs an hour, by medium.
+        has_one_currency: whether the costs of tiers can be added.
         hit_ratios: blocks hit in a tier / blocks requested, by medium; without what is not known.
         prefix_hit_ratio: blocks hit in any tier / blocks requested, from traces; metrics go before it.
         metrics: of the engines; None where the spec names no source.
@@ -46,6 +47,7 @@ class Seen:
     problem: str | None = None
     blocked: Sequence[str] = ()
     prices: Mapping[Medium, Callable[[int], float]] = field(default_factory=dict)
+    has_one_currency: bool = True
     hit_ratios: Mapping[Medium, float] = field(default_factory=dict)
     prefix_hit_ratio: float | None = None
     metrics: EngineMetrics | None = None

@@ -59,7 +59,9 @@ def status_of(seen: Seen) -> TieredCacheStatus:
         endpoints=Endpoints(redis=client_url(cache)),
         connection=Connection(config_map=connection_name(cache)),
         hit_ratio=_steady(measured, last.hit_ratio, RATIO_STEP),
-        cost_per_hour=sum(cost for cost in costs if cost is not None) if None not in costs else None,
+        cost_per_hour=sum(cost for cost in costs if cost is not None)
+        if None not in costs and seen.has_one_currency
+        else None,
         tiers=tiers,
         nodes=_nodes(seen),
         plan=_plan(seen, last),

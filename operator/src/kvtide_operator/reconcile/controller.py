@@ -9,7 +9,6 @@ from typing import Any, Final
 from kvtide_operator.act.kubernetes.errors import NotLeaderError
 from kvtide_operator.loop import Loop
 from kvtide_operator.observe.nodes import NodeObserver
-from kvtide_operator.planner.prices import price_of
 from kvtide_operator.planner.process import Planner
 from kvtide_operator.process import Surroundings
 from kvtide_operator.reconcile.access import history_keys, metrics_of
@@ -137,16 +136,13 @@ class Controller:
             turns.loop = Loop(
                 key=str(cache.key),
                 manifest=manifest,
-                prices={},
                 observer=NodeObserver(lambda: cache.nodes.clients),
                 place=cache,
                 planner=self._planner,
             )
         loop = turns.loop
         manifest = replace(manifest, keys=await history_keys(self._around.api, manifest.cache))
-        if loop.manifest != manifest or not loop.prices:
-            loop.manifest = manifest
-            loop.prices = {name: price_of(known).per_hour for name, known in manifest.classes.items()}
+        loop.manifest = manifest
         loop.metrics = await metrics_of(self._around.api, manifest.cache, self._threads)
         done = await loop.run_once()
         await cache.take_plan(done, _currency(manifest))
