@@ -4,7 +4,8 @@ import copy
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -94,7 +95,9 @@ def test_samples_are_taken_and_stay_as_they_are(namespace: str) -> None:
     )
     assert changes == ""
     shown = right("get", "tc", "-n", namespace, "vllm-large").splitlines()
-    assert shown[0].split() == ["NAME", "READY", "DRAM", "SSD", "HIT", "RATIO", "COST/H", "MODE", "AGE"]
+    assert shown[0].split() == [
+        "NAME", "READY", "NODES", "DRAM", "SSD", "HIT", "RATIO", "COST/H", "DOING", "MODE", "AGE",
+    ]  # fmt: skip
     assert shown[1].split()[:2] == ["vllm-large", "Advise"]
     assert right("get", "tcl", "essd-pl1").splitlines()[1].split()[:3] == ["essd-pl1", "SSD", "essd-pl1"]
 
@@ -115,6 +118,7 @@ def test_a_status_is_read_as_it_was_written(namespace: str) -> None:
     sizes = {"dram": "1Ti", "ssd": "0"}
     status = {
         "observedGeneration": 1,
+        "summary": {"nodes": "1/2", "dram": "960Gi/1Ti", "ssd": "0/0", "doing": "Resizing"},
         "endpoints": {"redis": "rediss://with-status.prod.svc:6379"},
         "connection": {"configMap": "with-status-connection"},
         "hitRatio": "0.31",
@@ -159,7 +163,9 @@ def test_a_status_is_read_as_it_was_written(namespace: str) -> None:
     assert read.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True) == status
     assert stored["status"] == status
     columns = right("get", "tc", "-n", namespace, "with-status").splitlines()[1].split()
-    assert columns[:6] == ["with-status", "True", "960Gi", "0.31", "4.235", "Advise"]
+    assert columns[:9] == [
+        "with-status", "True", "1/2", "960Gi/1Ti", "0/0", "0.31", "4.235", "Resizing", "Advise",
+    ]  # fmt: skip
 
 
 def enums(schema: Any) -> Iterator[str]:
@@ -366,3 +372,86 @@ def test_the_largest_plan_is_within_the_budget_of_the_rules(namespace: str) -> N
     plan = {**PLAN, "metadata": {"name": "largest"}, "spec": {**PLAN["spec"], "frontier": points}}
     right("apply", "-n", namespace, "--server-side", "-f", "-", stdin=plan)
     right("patch", "cpl", "-n", namespace, "largest", "--type=merge", "-p", '{"spec": {"approved": true}}')
+
+
+STORED_BEFORE = (
+    "a size beyond all memory", "a size beyond all memory, in an exponent", "a round every microsecond",
+    "a round every 800 years", "grace for ever", "memory for the DRAM and nothing else",
+    "a latency of nothing", "a median above the last percentile", "a budget of nothing", "a class twice",
+    "a label of the operator's own", "a toleration without a key", "half a geometry",
+    "an address with a password in it", "a history without a scheme",
+)  # fmt: skip
+
+
+def without_rules(schema: Any) -> Any:
+    """A schema as it was before there were rules; what people may write is bounded by types alone."""
+    if isinstance(schema, list):
+        return [without_rules(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    left_out = ("x-kubernetes-validations", "pattern", "maximum", "minimum")
+    kept = {key: without_rules(part) for key, part in schema.items() if key not in left_out}
+    if kept.get("x-kubernetes-list-type") == "set":
+        del kept["x-kubernetes-list-type"]
+    return kept
+
+
+@pytest.fixture
+def before(definitions: None) -> Iterator[dict[str, Any]]:
+    """The definition of TieredCaches in a group of its own, so that nobody else's change."""
+    crd = yaml.safe_load((ROOT / "crds/kvtide.dev_tieredcaches.yaml").read_text())
+    group = f"t{uuid4().hex[:8]}.kvtide.dev"
+    crd["metadata"]["name"] = f"tieredcaches.{group}"
+    crd["spec"]["group"] = group
+    crd["spec"]["names"] |= {"categories": [], "shortNames": []}
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    old = copy.deepcopy(crd)
+    old["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = without_rules(schema)
+    right("apply", "--server-side", "-f", "-", stdin=old)
+    right("wait", "--for=condition=Established", "--timeout=30s", f"crd/{crd['metadata']['name']}")
+    yield crd
+    right("delete", "crd", crd["metadata"]["name"])
+
+
+def test_what_was_stored_before_a_rule_can_be_written_corrected_and_deleted(
+    before: dict[str, Any], namespace: str
+) -> None:
+    group, kind = before["spec"]["group"], before["metadata"]["name"]
+    base = {**CACHE, "apiVersion": f"{group}/v1alpha1"}
+    stored = {}
+    for number, case in enumerate(case for case in CASES if case["name"] in STORED_BEFORE):
+        wrong = changed(base, case)
+        wrong["metadata"] = {"name": f"stored-{number}"}
+        wrong["spec"]["nodes"].setdefault("template", {})
+        stored[f"stored-{number}"] = case["name"]
+        eventually(
+            lambda wrong=wrong: kubectl("apply", "-n", namespace, "-f", "-", stdin=wrong).returncode == 0
+        )
+    assert len(stored) == len(STORED_BEFORE)
+    right("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=before)
+    fresh = {**wrong, "metadata": {"name": "fresh"}}
+    eventually(
+        lambda: kubectl("create", "-n", namespace, "--dry-run=server", "-f", "-", stdin=fresh).returncode != 0
+    )
+    status = json.dumps({"status": {"observedGeneration": 1, "hitRatio": "0.31"}})
+    for name, case in stored.items():
+        object_ = ("-n", namespace, kind, name)
+        done = kubectl("patch", *object_, "--subresource=status", "--type=merge", "-p", status)
+        assert done.returncode == 0, (case, done.stderr)
+        done = kubectl("label", *object_, "team=a")
+        assert done.returncode == 0, (case, done.stderr)
+        if name == "stored-0":
+            right("delete", *object_)
+            continue
+        corrected = {**base, "metadata": {"name": name}}
+        done = kubectl("replace", "-n", namespace, "-f", "-", stdin=corrected)
+        assert done.returncode == 0, (case, done.stderr)
+        right("delete", *object_)
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """An API server takes a new definition up some time after it has taken it."""
+    deadline_s = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline_s, "it was not taken up"
+        time.sleep(0.2)

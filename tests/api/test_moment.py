@@ -29,7 +29,15 @@ def test_what_is_no_time_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (0.31234, "0.3123"), (12345.6, "12350"), (-0.2, "-0.2"), (1e-13, "0"), (2.5, "2.5")],
+    [
+        (0.0, "0"),
+        (0.31234, "0.3123"),
+        (12345.6, "12350"),
+        (-0.2, "-0.2"),
+        (1e-13, "0"),
+        (2.5, "2.5"),
+        (-1e30, "-999000000000000000"),
+    ],
 )
 def test_figures_have_four_digits_and_no_exponent(value: float, text: str) -> None:
     assert format_figure(value) == text

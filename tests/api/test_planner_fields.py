@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
+from kvtide_cachenode.sizing import capacity_for
 from kvtide_operator.api.manifest import Manifest, load_manifest
 from kvtide_operator.plan.kareto import Kareto
-from kvtide_operator.planner.goal import options_of
+from kvtide_operator.planner.goal import options_of, space_of
 from kvtide_operator.planner.scenario import declared
 
 ROOT = Path(__file__).parents[2]
@@ -60,3 +61,10 @@ def test_objectives_are_constraints(tmp_path: Path) -> None:
     assert constraints.ttft_p99_s == 5.0
     assert constraints.storage_cost_per_hour is None
     assert options_of(sample(tmp_path, "vllm-large"), Kareto()).constraints.storage_cost_per_hour == 40.0
+
+
+def test_no_plan_asks_for_more_than_the_nodes_can_hold(tmp_path: Path) -> None:
+    small = {"replicas": {"min": 8, "max": 16}, "maxMemory": "140Gi"}
+    manifest = sample(tmp_path, "vllm-large", nodes=small)
+    assert space_of(manifest).dram_max_bytes == capacity_for(140 << 30) * 16 < 4 << 40
+    assert space_of(sample(tmp_path, "vllm-large")).dram_max_bytes == 4 << 40

@@ -18,6 +18,7 @@ from kvtide_operator.api.quantity import (
     parse_cpu,
     parse_duration,
     parse_quantity,
+    rounded_quantity,
 )
 
 
@@ -108,7 +109,7 @@ def test_the_schema_admits_exactly_what_is_read(text: str) -> None:
     assert read == (re.fullmatch(QUANTITY_PATTERN, text) is not None) or "-0" in text
 
 
-@pytest.mark.parametrize("text", ["0.00021", "12", "999999999999999.999999999999"])
+@pytest.mark.parametrize("text", ["0.00021", "12", "999999999.999999999999"])
 def test_money_is_a_decimal_string(text: str) -> None:
     assert str(TypeAdapter(Amount).validate_python(text)) == text
 
@@ -192,3 +193,14 @@ def test_written_durations_read_back_to_the_microsecond(micros: int) -> None:
     text = format_duration(micros / 1e6)
     assert parse_duration(text) == pytest.approx(micros / 1e6, abs=1e-6)
     assert format_duration(parse_duration(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        (0, "0"), (1023, "1Ki"), (4195416 << 10, "4Gi"), (15161 << 20, "14.8Gi"), (1536 << 20, "1.5Gi"),
+        (999 << 20, "999Mi"), (1000 << 20, "0.98Gi"), (960 << 30, "960Gi"), (1 << 62, "4096Pi"),
+    ],
+)  # fmt: skip
+def test_sizes_for_people_have_three_digits(amount: int, text: str) -> None:
+    assert rounded_quantity(amount) == text

@@ -35,6 +35,7 @@ EVERYTHING = {
     "networkPolicy": {"enabled": True},
     "serviceAccount": {"annotations": {"role": "r"}},
     "logFormat": "text",
+    "allowed": {"history": ["s3://bucket"], "prometheus": ["http://prometheus:9090"]},
 }
 
 

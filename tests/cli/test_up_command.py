@@ -52,7 +52,7 @@ def test_one_round_planned_from_a_file_grows_live_nodes(tmp_path: Path) -> None:
 
 def test_every_round_is_one_line_until_it_is_told_to_stop(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [KVTIDE, "up", "-f", cache_yaml(tmp_path, interval="200ms"), "--json"],
+        [KVTIDE, "up", "-f", cache_yaml(tmp_path, interval="1s"), "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

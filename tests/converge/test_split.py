@@ -17,7 +17,7 @@ counts = st.tuples(st.integers(1, 8), st.integers(0, 8)).map(lambda pair: (pair[
 volumes = st.builds(
     Volume,
     min=st.integers(0, GI),
-    step=st.integers(1, 1 << 34),
+    step=st.integers(1, GI),
     max=st.none() | st.integers(GI, 1 << 44),
 )
 

@@ -25,8 +25,10 @@ CURVE = HitCurve(np.array([100, 1000]), np.array([0.3, 0.6]))
 class OneNode:
     """Looks at a node that is always the same."""
 
+    begun = 0
+
     def begin_anew(self) -> None:
-        pass
+        self.begun += 1
 
     async def look(self, now_s: float) -> tuple[World, tuple[()]]:
         return World(now_s, (NodeState("node-0", 1 << 30, 0, 0, 0, 1 << 31),)), ()
@@ -40,6 +42,12 @@ class CountingPlanner:
     def __init__(self) -> None:
         self.demand = Demand(1000, 8000, 3600.0, False, CURVE, None)
         self.searches = 0
+        self.checks = 0
+        self.reason: str | None = None
+
+    async def check(self, _: Manifest) -> str | None:
+        self.checks += 1
+        return self.reason
 
     async def take_in(self, *_: Any) -> Heard:
         return Heard(self.demand)
@@ -68,7 +76,6 @@ class Planned:
         self.loop = Loop(
             key="chat",
             manifest=manifest,
-            prices=dict.fromkeys(manifest.classes, float),
             observer=cast(NodeObserver, OneNode()),
             place=cast(Place, FixedPlace()),
             planner=cast(Planner, self.planner),
@@ -120,3 +127,20 @@ async def test_a_curve_that_has_moved_is(planned: Planned) -> None:
 async def test_an_hour_is(planned: Planned) -> None:
     planned.now_s += SEARCH_EVERY_S
     assert await planned.searches_in_a_round() == 1
+
+
+async def test_what_cannot_be_planned_is_said_before_any_load_comes_and_asked_again_until_it_can() -> None:
+    planned = Planned()
+    planned.planner.reason = "model 'mine' is not known"
+    for _ in range(2):
+        planned.now_s += 60
+        done = await planned.loop.run_once()
+        assert done.notes == ("cannot plan: model 'mine' is not known",)
+        assert done.verdict.reason == "cannot plan: model 'mine' is not known"
+        assert (done.demand, done.plan, planned.planner.searches) == (None, None, 0)
+    begun = cast(OneNode, planned.loop.observer).begun
+    assert begun == 3, "what the nodes told meanwhile is to be told again"
+    planned.planner.reason = None
+    assert await planned.searches_in_a_round() == 1
+    assert await planned.searches_in_a_round() == 0
+    assert planned.planner.checks == 3, "what can be planned is asked about once"

@@ -117,3 +117,13 @@ def test_a_bucket_without_an_answer_is_said(bucket, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # the discard port: nobody listens
     with pytest.raises(HistoryError, match=f"{bucket}/chat: "):
         RecordedHistory(f"{bucket}/chat").span()
+
+
+def test_keys_that_are_given_go_before_those_of_the_environment(bucket, endpoint, monkeypatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name)
+    where = endpoint.removeprefix("http://")
+    keys = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "own", "AWS_REGION": "us-east-1"}
+    history = RecordedHistory(f"{bucket}/own?endpoint_override={where}&scheme=http", keys)
+    write(history, 0, 3)
+    assert history.read(START_S, START_S + HOUR_S).requests == 3

@@ -1,7 +1,7 @@
 """Which point is taken, and what is said about the others."""
 
 from kvtide_operator.plan.outcome import Candidate
-from kvtide_operator.plan.selector import Constraints, equally_near, select, write_through_warning
+from kvtide_operator.plan.selector import Constraints, equally_near, missed, select, write_through_warning
 from kvtide_operator.simulate.configuration import Configuration
 
 GIB = 1 << 30
@@ -149,3 +149,18 @@ def test_where_all_wear_it_out_the_nearest_is_said(outcome):
     found = select(worn(outcome, 3.0, 1.5, 2.0), Constraints(), "Cost")
     assert (found.feasible, found.chosen.configuration.dram_bytes) == (False, GIB)
     assert "the least any size writes is 150% of the endurance" in found.why
+
+
+def test_what_a_point_misses_is_said_with_by_how_much(outcome):
+    unstable, *_, near, best = (each.outcome for each in line(outcome))
+    asked = Constraints(ttft_p99_s=2.0, throughput_tok_s=1e12, storage_cost_per_hour=8.0)
+    assert missed(near, asked) == (
+        "a TTFT p99 of 3 s, 50% above 2 s and a throughput of 101 tokens/s, 100% below 1e+12 tokens/s"
+    )
+    assert missed(best, Constraints(storage_cost_per_hour=0.09)) == (
+        "a storage cost of 9 an hour, 9,900% above 0.09 an hour"
+    )
+    assert missed(unstable, Constraints(ttft_p99_s=2.0)) == "a queue that grows", (
+        "latencies mean nothing there"
+    )
+    assert missed(best, Constraints(ttft_p99_s=2.0)) == ""

@@ -3,18 +3,23 @@
 import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtide_operator.api.manifest import Manifest, load_manifest
+from kvtide_operator.api.tierclass import TierClass
+from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.loop import moved
 from kvtide_operator.observe.history import Page
 from kvtide_operator.plan.proposal import Demand, Heard
@@ -29,7 +34,8 @@ from kvtide_operator.workload.readers.node import NodeLines
 from kvtide_operator.workload.readers.text import TraceText
 from kvtide_operator.workload.trace import Trace
 
-DEMO = Path(__file__).parents[2] / "operator/src/kvtide_operator/cli/demo.yaml"
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "operator/src/kvtide_operator/cli/demo.yaml"
 MI = 1 << 20
 
 
@@ -48,6 +54,7 @@ async def test_it_answers_with_the_demand_and_a_plan(planner: Planner, manifest:
     trace = generate(profile="chat", requests=200, rate_per_s=2.0, seed=1)
     heard = await planner.take_in("a", manifest, (), 1e9, trace)
     demand, notes = heard.demand, heard.notes
+    assert await planner.check(manifest) is None
     assert demand is not None
     assert notes == ()
     assert demand.requests == 200
@@ -60,6 +67,51 @@ async def test_it_answers_with_the_demand_and_a_plan(planner: Planner, manifest:
     assert await planner.search("another", manifest, Configuration(64 * MI)) is None
     await planner.forget("a")
     assert await planner.search("a", manifest, Configuration(64 * MI)) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"model": {"name": "mine/own"}}, "model 'mine/own' is not known; give layers"),
+        ({"model": {"name": "Qwen/Qwen3-8B", "dtype": "int3"}}, "dtype 'int3' is not known; use one of"),
+        ({"engine": {"profile": {"source": "Catalogue", "system": "h1000"}}}, "h1000"),
+        ({"engine": {"profile": {"source": "Catalogue", "system": "h100_sxm", "gpus": 3}}}, "3"),
+        (
+            {"engine": {"profile": {"source": "Table", "file": "no-such.json"}}},
+            r"no-such\.json: No such file",
+        ),
+        ({"history": {"url": "nonsense://x"}}, "nonsense://x: Protocol not known"),
+        ({"model": {"kvBytesPerToken": 1 << 30}}, r"a block of .* takes .* more than the least DRAM; raise"),
+    ],
+)
+def test_what_no_load_could_be_planned_for_is_found_without_any(
+    manifest: Manifest, spec: dict[str, dict[str, object]], says: str
+) -> None:
+    assert bench.check(manifest) is None
+    declared = manifest.cache.model_dump(mode="json", by_alias=True, exclude_none=True)
+    for part, values in spec.items():
+        declared["spec"].setdefault(part, {})
+        if part == "model" and "kvBytesPerToken" not in values:
+            declared["spec"][part].pop("kvBytesPerToken", None)
+        declared["spec"][part] |= values
+    reason = bench.check(replace(manifest, cache=TieredCache.model_validate(declared)))
+    assert reason is not None
+    assert re.search(says, reason), reason
+
+
+def test_classes_of_two_currencies_are_found_without_any_load() -> None:
+    samples = ROOT / "samples"
+    classes = {
+        each["metadata"]["name"]: each
+        for each in yaml.safe_load_all((samples / "tierclasses.yaml").read_text())
+    }
+    classes["essd-pl2"]["spec"]["price"]["currency"] = "EUR"
+    manifest = Manifest(
+        samples,
+        TieredCache.model_validate(yaml.safe_load((samples / "vllm-large.yaml").read_text())),
+        {name: TierClass.model_validate(classes[name]) for name in ("dram-standard", "essd-pl1", "essd-pl2")},
+    )
+    assert bench.check(manifest) == "the prices are in EUR, USD; give all of them in one currency"
 
 
 async def test_a_lost_process_is_replaced_and_knows_nothing(planner: Planner, manifest: Manifest) -> None:

@@ -120,7 +120,6 @@ def loop(load):
     return Loop(
         key="chat",
         manifest=manifest,
-        prices=dict.fromkeys(manifest.classes, float),
         observer=OneNode(),
         place=Place(Target(1 << 30)),
         planner=Remembering(curve),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from kvtide_cachenode.client import NodeClient, NodeRefused
 from kvtide_operator.act.kubernetes.api import KubernetesApi
-from kvtide_operator.api.manifest import ManifestError
+from kvtide_operator.api.manifest import Manifest, ManifestError
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.reconcile import access
 from kvtide_operator.reconcile.access import Nodes
@@ -192,3 +193,34 @@ async def test_a_secret_without_certificates_is_named_with_the_cure(server: Any,
         ManifestError, match=r"Secret certs lacks 'tls.crt'; give it tls.crt, tls.key and ca.crt"
     ):
         await nodes.follow(cache(), UID, (POD,))
+
+
+async def test_a_secret_of_metrics_without_the_key_is_named(server: Any, api: KubernetesApi) -> None:
+    put(server, "prometheus-token", {"password": b64encode(b"x").decode()})
+    document = cache().model_dump(mode="json", by_alias=True, exclude_none=True)
+    document["spec"]["metrics"] = {
+        "prometheus": {"url": "http://127.0.0.1:1", "authSecretRef": {"name": "prometheus-token"}}
+    }
+    measured = TieredCache.model_validate(document)
+    with ThreadPoolExecutor(1) as threads:
+        with pytest.raises(ManifestError, match=r"prometheus-token.*no text under the key 'token'; give it"):
+            await access.metrics_of(api, measured, threads)
+        put(server, "prometheus-token", {"token": b64encode(b"x").decode()})
+        assert await access.metrics_of(api, measured, threads) is not None
+
+
+async def test_keys_of_a_history_are_read_and_what_lacks_is_named(server: Any, api: KubernetesApi) -> None:
+    document = cache().model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert await access.history_keys(api, cache()) is None
+    document["spec"]["history"] = {"url": "s3://bucket/x", "secretRef": {"name": "keys"}}
+    kept = TieredCache.model_validate(document)
+    put(server, "keys", {"AWS_ACCESS_KEY_ID": b64encode(b"id").decode()})
+    with pytest.raises(
+        ManifestError, match=r"Secret keys, .* has no text under AWS_SECRET_ACCESS_KEY; it may"
+    ):
+        await access.history_keys(api, kept)
+    data = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "hidden\n", "other": "x"}
+    put(server, "keys", {key: b64encode(text.encode()).decode() for key, text in data.items()})
+    keys = await access.history_keys(api, kept)
+    assert keys == {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "hidden"}
+    assert "hidden" not in repr(Manifest(Path(), kept, {}, keys))

@@ -126,3 +126,18 @@ async def test_whichever_call_fails_it_is_said_and_the_next_pass_recovers(
             await turn.take()
         assert turn.stalled()["status"] == "False", what
         assert len(server.of("statefulsets")) == 1, what
+
+
+async def test_an_address_that_is_not_allowed_is_said_and_sizes_are_kept(
+    server: Any, new_turn: Callable[[], Turn]
+) -> None:
+    turn = new_turn()
+    spec = CACHE["spec"] | {"history": {"url": "file:///tmp/x"}}
+    turn.store.put(TIERED_CACHE, server.put("tieredcaches", CACHE | {"spec": spec}))
+    await turn.take()
+    (cache,) = server.of("tieredcaches")
+    said = {one["type"]: one for one in cache["status"]["conditions"]}
+    assert said["PlanCurrent"]["status"] == "False"
+    assert "history.url file:///tmp/x is none that this operator's" in said["PlanCurrent"]["message"]
+    assert said["Stalled"]["status"] == "False"
+    assert len(server.of("statefulsets")) == 1

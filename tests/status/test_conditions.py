@@ -7,6 +7,7 @@ import pytest
 from kvtide_operator.act.seen import Seen
 from kvtide_operator.act.status import status_of
 from kvtide_operator.api.conditions import Condition
+from kvtide_operator.api.tierclass import Volume
 from kvtide_operator.decide.steps import Held, Pass, Target
 from kvtide_operator.world.cluster import ClaimState, PodResize
 from kvtide_operator.world.metrics import EngineMetrics, Stale, Value, unavailable
@@ -138,3 +139,65 @@ def test_a_condition_keeps_its_time_until_its_status_changes(seen: Seen) -> None
     fallen = replace(later, world=replace(WORLD, at_s=NOW_S + 200, pods=pods))
     assert condition(fallen, "Ready").last_transition_time == NOW_S + 200
     assert condition(fallen, "Stalled").last_transition_time == NOW_S
+
+
+def test_constraints_that_no_size_keeps_are_named_with_the_nearest_point(seen: Seen) -> None:
+    far = "a TTFT p99 of 1 s, 100% above 0.5 s"
+    out = replace(plan(gain=0.0), feasible=False, missed=far, missed_now=far)
+    said = replace(seen, plan=out)
+    assert brief(said, "ConstraintsMet") == (
+        "False", "OutOfReach", f"no size keeps them; the nearest, 8Gi DRAM, has {far}",
+    )  # fmt: skip
+    assert "no point comes nearer to the constraints" in condition(said, "PlanCurrent").message
+    not_yet = replace(seen, plan=replace(plan(), missed_now=far))
+    assert brief(not_yet, "ConstraintsMet")[:2] == ("False", "NotYet")
+    kept = replace(seen, plan=plan())
+    assert brief(kept, "ConstraintsMet") == ("True", "Kept", "")
+    assert brief(after(kept, plan=None), "ConstraintsMet") == ("True", "Kept", "")
+    assert brief(replace(seen, no_plan="cannot plan: x"), "ConstraintsMet")[:2] == ("Unknown", "NoPlan")
+
+
+def test_volumes_that_are_larger_than_the_tier_may_be_are_said(seen: Seen) -> None:
+    large = replace(seen, cache=cache("vllm-large"), ssd_class="essd-pl1", volume=Volume(min=20 * GIB))
+    assert brief(large, "ConstraintsMet")[0] == "Unknown"
+    sold_large = replace(large, volume=Volume(min=4096 * GIB))
+    status, reason, message = brief(sold_large, "ConstraintsMet")
+    assert (status, reason) == ("False", "VolumesTooLarge")
+    assert message.startswith("class essd-pl1: the smallest volume sold is 4Ti, and 8 of them are paid for")
+    assert "tier ssd has at most 16Ti; raise its capacity.max" in message
+
+
+def test_a_size_that_no_node_can_hold_is_not_in_effect(seen: Seen) -> None:
+    nodes = {"replicas": {"min": 2, "max": 4}, "maxMemory": "4Gi"}
+    beyond = replace(seen, cache=cache(nodes=nodes), target=Target(20 * GIB))
+    status, reason, message = brief(beyond, "ResizePending")
+    assert (status, reason) == ("True", "DoesNotFit")
+    assert message.startswith("4 nodes of nodes.maxMemory 4Gi hold 15161Mi DRAM, wanted are 20Gi: raise")
+    assert message.endswith("nodes.maxMemory to 5466Mi or allow more nodes")
+    assert brief(replace(beyond, target=Target(15 * 1000 << 20)), "ResizePending")[0] == "False"
+    few = replace(
+        seen, cache=cache("vllm-large"), volume=Volume(max=100 * GIB), target=Target(1 << 40, 1 << 40)
+    )
+    status, reason, message = brief(few, "ResizePending")
+    assert (status, reason) == ("True", "DoesNotFit")
+    assert message.startswith("8 volumes of volume.max 100Gi hold 779215Mi SSD, wanted are 1Ti: allow more")
+
+
+def doing(seen: Seen) -> str:
+    summary = status_of(seen).summary
+    assert summary is not None
+    return summary.doing
+
+
+def test_what_the_operator_is_at_is_one_word(seen: Seen) -> None:
+    assert doing(seen) == "Settled"
+    assert doing(replace(seen, world=replace(WORLD, pods=(pod(0),)))) == "Starting"
+    assert doing(replace(seen, problem="no class", done=None)) == "Stalled"
+    moving = replace(seen, target=Target(8 * GIB), done=Pass(None, waiting=("vllm-small-0 grows",)))
+    assert doing(moving) == "Resizing"
+    assert doing(replace(moving, target=seen.target)) == "Converging"
+    held = Pass(None, held=(Held("vllm-small-1", GIB, "Deferred", NOW_S),), settled=True)
+    assert doing(replace(seen, done=held)) == "ResizePending"
+    assert doing(replace(seen, no_plan="cannot plan: x")) == "NoPlan"
+    advised = replace(seen, cache=cache(scaling={"mode": "Advise"}), plan=plan())
+    assert doing(advised) == "AwaitsApproval"

@@ -40,6 +40,7 @@ def test_a_settled_cache_as_people_read_it(seen: Seen) -> None:
     conditions = {each.pop("type"): each for each in said.pop("conditions")}
     assert said == {
         "observedGeneration": 3,
+        "summary": {"nodes": "2/2", "dram": "4Gi/4Gi", "doing": "Settled"},
         "endpoints": {"redis": "redis://vllm-small.prod.svc:6379"},
         "connection": {"configMap": "vllm-small-connection"},
         "hitRatio": "0.31",
@@ -61,6 +62,7 @@ def test_a_settled_cache_as_people_read_it(seen: Seen) -> None:
         "Stalled": "False",
         "MetricsAvailable": "Unknown",
         "PlanCurrent": "Unknown",
+        "ConstraintsMet": "Unknown",
         "ResizePending": "False",
     }
     assert conditions["Ready"] == {

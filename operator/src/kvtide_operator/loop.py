@@ -2,9 +2,9 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Any, Protocol
 
@@ -30,6 +30,7 @@ from kvtide_operator.observe.nodes import NodeObserver
 from kvtide_operator.observe.prometheus.source import MetricsSource
 from kvtide_operator.plan.proposal import Demand, Heard, Plan
 from kvtide_operator.plan.speeds import Speeds
+from kvtide_operator.planner.bill import Bill
 from kvtide_operator.planner.process import Planner, PlannerLostError
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.errors import SimulationError
@@ -108,7 +109,6 @@ class Loop:
     Attributes:
         key: names the cache.
         manifest: what the user wants.
-        prices: what bytes of a tier class cost an hour, by the name of the class.
         observer: looks at the nodes.
         place: acts on them.
         planner: where plans are made.
@@ -119,7 +119,6 @@ class Loop:
 
     key: str
     manifest: Manifest
-    prices: Mapping[str, Callable[[int], float]]
     observer: NodeObserver
     place: Place
     planner: Planner
@@ -133,6 +132,7 @@ class Loop:
     _rounds: int = 0
     _planner_lives: int = 0
     _searched: _Searched | None = None
+    _plannable: tuple[Any, ...] | None = None
 
     async def run_once(self) -> Round:
         """Look at the cache once, and move it one step where that is permitted and worth it."""
@@ -150,18 +150,27 @@ class Loop:
         manifest = _with_instances(self.manifest, metrics)
         heard: Heard | None = None
         searched: _Searched | None = None
+        unplannable: str | None = None
         try:
             with _timed(steps_s, "workload"):
-                heard = await self.planner.take_in(self.key, manifest, pages, now_s, self.before)
+                unplannable = await self._unplannable(manifest)
+                if unplannable is None:
+                    heard = await self.planner.take_in(self.key, manifest, pages, now_s, self.before)
             with _timed(steps_s, "plan"):
-                searched = await self._search(manifest, world, heard.demand, metrics, now_s)
-            notes = heard.notes
+                if heard is not None:
+                    searched = await self._search(manifest, world, heard.demand, metrics, now_s)
+            notes = heard.notes if heard is not None else ()
         except PlannerLostError as error:
-            heard, notes = None, (str(error),)
-        if searched is not None and searched.why_not:
+            heard, unplannable, notes = None, str(error), ()
+        if searched is not None and searched.plan is None and searched.why_not:
+            unplannable = searched.why_not
+        elif searched is not None and searched.why_not:
             notes = (*notes, searched.why_not)
+        if unplannable is not None:
+            notes = (*notes, unplannable)
         with _timed(steps_s, "decide"):
-            verdict = judge(self._situation(manifest, world, metrics, heard, searched, contradicted, now_s))
+            situation = self._situation(manifest, world, metrics, heard, searched, contradicted, now_s)
+            verdict = judge(replace(situation, unplannable=unplannable))
         with _timed(steps_s, "act"):
             decision = self._decision(verdict, now_s)
             resized = await self.place.act(verdict, decision)
@@ -183,8 +192,19 @@ class Loop:
 
     def cost_per_hour(self, target: Target, ssd_class: str | None) -> float:
         """What a target's tiers cost an hour."""
-        cost = self.prices[self.manifest.cache.spec.dram.classes[0]](target.dram_bytes)
-        return cost + (self.prices[ssd_class](target.ssd_bytes) if ssd_class and target.ssd_bytes else 0.0)
+        return Bill.of(self.manifest).per_hour(target.dram_bytes, target.ssd_bytes, ssd_class)
+
+    async def _unplannable(self, manifest: Manifest) -> str | None:
+        """Why no load could be planned for; what can be planned is asked about once."""
+        declared = (manifest.path, manifest.keys, *_declared(manifest))
+        if self._plannable == declared:
+            return None
+        reason = await self.planner.check(manifest)
+        if reason is not None:
+            self.observer.begin_anew()  # what nodes tell meanwhile is needed later
+            return f"cannot plan: {reason}"
+        self._plannable = declared
+        return None
 
     async def _read_metrics(self, at_s: float) -> EngineMetrics | None:
         if self.metrics is None:
@@ -383,7 +403,7 @@ def _with_instances(manifest: Manifest, metrics: EngineMetrics | None) -> Manife
     engine = engine.model_copy(update={"instances": round(observed)})
     spec = manifest.cache.spec.model_copy(update={"engine": engine})
     cache = manifest.cache.model_copy(update={"spec": spec})
-    return Manifest(manifest.path, cache, manifest.classes)
+    return replace(manifest, cache=cache)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import logging
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast, get_args
 
@@ -19,6 +20,7 @@ from kvtide_operator.endpoints import ListenError
 from kvtide_operator.observe.watch_relist import selector_of
 from kvtide_operator.process import OperatorProcess, Options
 from kvtide_operator.reconcile import Controller
+from kvtide_operator.reconcile.allowed import ANY_PROMETHEUS, Allowed
 from kvtide_operator.world.kinds import Kind
 
 EXIT_LIMIT_S: Final = 10.0
@@ -85,6 +87,17 @@ class _NoDiffs(kopf.DiffBaseStorage):
 )
 @click.option("--probes", type=_Address(), default="0.0.0.0:8081", help="Where the kubelet asks.")
 @click.option("--lease-namespace", help="Where the Lease is kept; default: the pod's namespace.")
+@click.option(
+    "--allow-history",
+    multiple=True,
+    help="Beginning of a URL where caches may keep history with the operator's rights; default: none.",
+)
+@click.option(
+    "--allow-prometheus",
+    multiple=True,
+    default=ANY_PROMETHEUS,
+    help="Beginning of a URL where caches may have Prometheus.",
+)
 @click.option("--identity", default=socket.gethostname, help="Name of this replica; default: the host's.")
 @click.option("--log-format", type=click.Choice(get_args(LogFormat)), default="json", help="How logs look.")
 def main(
@@ -92,6 +105,8 @@ def main(
     metrics: tuple[str, int],
     probes: tuple[str, int],
     lease_namespace: str | None,
+    allow_history: tuple[str, ...],
+    allow_prometheus: tuple[str, ...],
     identity: str,
     log_format: LogFormat,
 ) -> None:
@@ -104,17 +119,18 @@ def main(
         if not _NAMESPACE_FILE.exists():
             raise click.UsageError("outside a pod --lease-namespace is needed: where may the Lease be kept?")
         lease_namespace = _NAMESPACE_FILE.read_text("ascii").strip()
+    allowed = Allowed(allow_history, allow_prometheus)
     options = Options(namespaces, metrics, probes, lease_namespace, identity)
     try:
-        ended_well = asyncio.run(_serve(options))
+        ended_well = asyncio.run(_serve(options, allowed))
     except (CredentialsError, ListenError) as error:
         raise _StartError(str(error)) from None
     sys.exit(0 if ended_well else 1)
 
 
-async def _serve(options: Options) -> bool:
+async def _serve(options: Options, allowed: Allowed) -> bool:
     """Run until SIGTERM, SIGINT or a failure; whether it ended as asked."""
-    process = OperatorProcess(options, Controller)
+    process = OperatorProcess(options, partial(Controller, allowed=allowed))
     try:
         registry = _registry(process, await process.start())
         await kopf.operator(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kvtide_operator.api.status import DecisionStatus, PredictionError
-from kvtide_operator.api.tierclass import Medium
+from kvtide_operator.api.tierclass import Medium, Volume
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.steps import Pass, Target
 from kvtide_operator.plan.proposal import Plan
@@ -21,10 +21,12 @@ class Seen:
         world: its objects and nodes.
         target: what it shall hold.
         ssd_class: of its SSD; None without one.
+        volume: the sizes in which that is sold.
         done: the pass over the world; None where nothing could be done.
         problem: why nothing could be done: a class that is not there, a spec that cannot be planned.
         blocked: a sentence on each thing that the pass could not do; refused steps are in ``done``.
         prices: what a number of bytes that is paid for costs an hour, by medium.
+        has_one_currency: whether the costs of tiers can be added.
         hit_ratios: blocks hit in a tier / blocks requested, by medium; without what is not known.
         prefix_hit_ratio: blocks hit in any tier / blocks requested, from traces; metrics go before it.
         metrics: of the engines; None where the spec names no source.
@@ -41,9 +43,11 @@ class Seen:
     target: Target
     done: Pass | None
     ssd_class: str | None = None
+    volume: Volume | None = None
     problem: str | None = None
     blocked: Sequence[str] = ()
     prices: Mapping[Medium, Callable[[int], float]] = field(default_factory=dict)
+    has_one_currency: bool = True
     hit_ratios: Mapping[Medium, float] = field(default_factory=dict)
     prefix_hit_ratio: float | None = None
     metrics: EngineMetrics | None = None

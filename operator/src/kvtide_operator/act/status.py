@@ -9,6 +9,7 @@ from typing import Any, Final
 from kvtide_operator.act.kubernetes.children.names import client_url, connection_name
 from kvtide_operator.act.seen import Seen
 from kvtide_operator.act.status_conditions import conditions_of
+from kvtide_operator.act.status_summary import summary_of
 from kvtide_operator.api.conditions import merged, shortened
 from kvtide_operator.api.quantity import format_cpu, parse_cpu
 from kvtide_operator.api.status import (
@@ -27,6 +28,7 @@ from kvtide_operator.api.status import (
 )
 from kvtide_operator.decide.outcomes import FAILED
 from kvtide_operator.decide.plan_document import point_of
+from kvtide_operator.decide.plans import saved
 from kvtide_operator.decide.steps import GroupTtls, Held, Target
 from kvtide_operator.world.cluster import CacheWorld, PodState
 from kvtide_operator.world.metrics import known
@@ -50,17 +52,21 @@ def status_of(seen: Seen) -> TieredCacheStatus:
     if measured is None:
         measured = seen.prefix_hit_ratio
     generation = cache.metadata.generation or None
+    conditions = merged(last.conditions, conditions_of(seen))
     return TieredCacheStatus(
         observed_generation=generation,
+        summary=summary_of(seen, tiers, conditions),
         endpoints=Endpoints(redis=client_url(cache)),
         connection=Connection(config_map=connection_name(cache)),
         hit_ratio=_steady(measured, last.hit_ratio, RATIO_STEP),
-        cost_per_hour=sum(cost for cost in costs if cost is not None) if None not in costs else None,
+        cost_per_hour=sum(cost for cost in costs if cost is not None)
+        if None not in costs and seen.has_one_currency
+        else None,
         tiers=tiers,
         nodes=_nodes(seen),
         plan=_plan(seen, last),
         decisions=_decisions(seen, last),
-        conditions=merged(last.conditions, conditions_of(seen)),
+        conditions=conditions,
     )
 
 
@@ -221,9 +227,7 @@ def _plan(seen: Seen, last: TieredCacheStatus) -> PlanStatus | None:
     else:
         point, baseline = point_of(plan.chosen), point_of(plan.current)
         before, after = baseline.tiers_per_hour, point.tiers_per_hour
-        found = PlanStatus(
-            point=point, baseline=baseline, savings=round((before - after) / before, 4) if before else 0.0
-        )
+        found = PlanStatus(point=point, baseline=baseline, savings=round(saved(before, after), 4))
     if found is None:
         return None
     error = _error(seen.prediction_error, last.plan.prediction_error if last.plan else None)

@@ -7,6 +7,7 @@ from kvtide_operator.api.conditions import Condition, Truth, condition
 from kvtide_operator.api.quantity import format_quantity
 from kvtide_operator.decide.plan_document import point_of
 from kvtide_operator.decide.plans import is_at
+from kvtide_operator.decide.split import beyond, least_volumes
 from kvtide_operator.world.metrics import Missing, Stale, Value
 
 Said = tuple[Truth, str, str]
@@ -22,6 +23,7 @@ def conditions_of(seen: Seen) -> tuple[Condition, ...]:
         "Stalled": _stalled(seen),
         "MetricsAvailable": _metrics_available(seen),
         "PlanCurrent": _plan_current(seen),
+        "ConstraintsMet": _constraints_met(seen),
         "ResizePending": _resize_pending(seen),
     }
     generation = seen.cache.metadata.generation or None
@@ -81,13 +83,10 @@ def _plan_current(seen: Seen) -> Said:
     if seen.no_plan is not None:
         return "False", "NoPlan", seen.no_plan
     if seen.plan is None:
-        # An operator that has just started knows no better than its predecessor did.
-        before = seen.cache.status.conditions if seen.cache.status else ()
-        for last in before:
-            if last.type == "PlanCurrent":
-                return last.status, last.reason, last.message
-        return "Unknown", "NotPlannedYet", "nothing was planned yet"
+        return _as_before(seen, "PlanCurrent")
     minimum = seen.cache.spec.scaling.minimum_gain
+    if seen.plan.gain < minimum and not seen.plan.feasible:
+        return "True", "NothingToGain", "no point comes nearer to the constraints, see ConstraintsMet"
     if seen.plan.gain < minimum:
         return "True", "NothingToGain", "no point of the frontier is better by scaling.minimumGain"
     if is_at(point_of(seen.plan.chosen), seen.target, minimum):
@@ -101,8 +100,37 @@ def _plan_current(seen: Seen) -> Said:
     return "False", f"{mode}Mode", f"a plan of {size} DRAM {awaits}"
 
 
+def _as_before(seen: Seen, name: str) -> Said:
+    """An operator that has just started knows no better than its predecessor did."""
+    for last in seen.cache.status.conditions if seen.cache.status else ():
+        if last.type == name:
+            return last.status, last.reason, last.message
+    return "Unknown", "NotPlannedYet", "nothing was planned yet"
+
+
+def _constraints_met(seen: Seen) -> Said:
+    """Whether what is asked of the cache can be had: its constraints, and no volumes larger than it."""
+    oversold = seen.volume and least_volumes(seen.cache.spec, seen.volume)
+    if oversold:
+        return "False", "VolumesTooLarge", f"class {seen.ssd_class}: {oversold}"
+    plan = seen.plan
+    if seen.no_plan is not None:
+        return "Unknown", "NoPlan", "there is no plan to see it by, see PlanCurrent"
+    if plan is None:
+        return _as_before(seen, "ConstraintsMet")
+    if not plan.feasible:
+        nearest = format_quantity(plan.chosen.configuration.dram_bytes)
+        return "False", "OutOfReach", f"no size keeps them; the nearest, {nearest} DRAM, has {plan.missed}"
+    if plan.missed_now:
+        return "False", "NotYet", f"now the cache has {plan.missed_now}; the chosen point keeps all of them"
+    return "True", "Kept", ""
+
+
 def _resize_pending(seen: Seen) -> Said:
-    """Whether a size is wanted that some pod or volume does not have."""
+    """Whether a size is wanted that some pod or volume does not have, or that none can have."""
+    too_much = beyond(seen.target, seen.cache.spec, seen.volume)
+    if too_much is not None:
+        return "True", "DoesNotFit", too_much
     resizes = [(pod.name, pod.resize) for pod in seen.world.pods if pod.resize is not None]
     if resizes:
         reason = min((resize.reason for _, resize in resizes), key=_GRAVITY.index)

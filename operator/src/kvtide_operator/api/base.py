@@ -5,7 +5,15 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 from pydantic.alias_generators import to_camel
 
 from kvtide_operator.api.moment import Time
@@ -80,6 +88,16 @@ AMOUNT_PATTERN = r"^[0-9]{1,15}(\.[0-9]{1,12})?$"
 RATIO_PATTERN = r"^((100|[0-9]{1,2}(\.[0-9]{1,6})?)%|0(\.[0-9]{1,10})?|1(\.0{1,10})?)$"
 
 
+MOST_AMOUNT = 10**9
+_MOST_AMOUNT_SAID = f"must be at most {MOST_AMOUNT}; give for example 0.00394"
+
+
+def _bounded(amount: Decimal) -> Decimal:
+    if amount > MOST_AMOUNT:
+        raise ValueError(_MOST_AMOUNT_SAID)
+    return amount
+
+
 def _decimal_text(value: Any) -> Any:
     # A bare 2.50 in YAML is a binary float; its shortest text is what the author wrote.
     if isinstance(value, float | int) and not isinstance(value, bool):
@@ -93,8 +111,16 @@ Amount = Annotated[
     Decimal,
     BeforeValidator(_decimal_text),
     Field(ge=0),
+    AfterValidator(_bounded),
     PlainSerializer(lambda amount: f"{amount:f}", return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "maxLength": 32, "pattern": AMOUNT_PATTERN}),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "maxLength": 32,
+            "pattern": AMOUNT_PATTERN,
+            "x-kubernetes-validations": [rule(f"double(self) <= {MOST_AMOUNT}.0", _MOST_AMOUNT_SAID)],
+        }
+    ),
 ]
 """A decimal string such as ``"0.00021"``: money and ratios."""
 

@@ -1,6 +1,6 @@
 """CachePlan: a frontier and the point chosen on it, for people to read and to approve."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from kvtide_operator.api.point import Point
 from kvtide_operator.api.quantity import Duration
 
 MAX_POINTS = 64
+Word = Annotated[str, Field(max_length=64)]
 
 Phase = Literal["Proposed", "Approved", "Applying", "Applied", "Superseded", "Expired", "RolledBack"]
 
@@ -97,10 +98,29 @@ class CachePlanSpec(Model):
         return self.frontier[self.chosen]
 
 
+class PlanSummary(Reported):
+    """The chosen point in the words that ``kubectl get`` shows; sizes are rounded.
+
+    Attributes:
+        dram: its DRAM.
+        ssd: its SSD; absent without one.
+        saves: of what the tiers cost where the cache was; below 0 it costs more.
+    """
+
+    dram: Word
+    ssd: Word | None = None
+    saves: Word
+
+
 class CachePlanStatus(Reported):
-    """How far a plan has come, and why."""
+    """How far a plan has come, and why.
+
+    Attributes:
+        summary: for people.
+    """
 
     phase: Phase
+    summary: PlanSummary | None = None
     observed_generation: int | None = None
     conditions: tuple[Condition, ...] = Field(
         default=(),

@@ -1,11 +1,15 @@
 """The model whose KV is cached, and the engines in front of the cache."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from kvtide_operator.api.base import Amount, Model
-from kvtide_operator.api.quantity import Quantity
+from kvtide_operator.api.base import Amount, Model, rule, rules
+from kvtide_operator.api.quantity import DeclaredQuantity
+
+_GEOMETRY_SAID = (
+    "model.layers, model.kvHeads and model.headDim belong together; give all three, or model.kvBytesPerToken"
+)
 
 
 class CacheModel(Model):
@@ -21,6 +25,14 @@ class CacheModel(Model):
         kv_bytes_per_token: of all layers and ranks together; for latent attention and hybrid models.
     """
 
+    model_config = rules(
+        rule(
+            "has(self.kvBytesPerToken) || (has(self.layers) == has(self.kvHeads) && "
+            "has(self.kvHeads) == has(self.headDim))",
+            _GEOMETRY_SAID,
+        )
+    )
+
     name: str = Field(min_length=1, max_length=253)
     dtype: str = Field(default="bfloat16", max_length=16)
     block_tokens: int = Field(default=512, ge=1, le=65536)
@@ -28,6 +40,13 @@ class CacheModel(Model):
     kv_heads: int | None = Field(default=None, ge=1, le=1024)
     head_dim: int | None = Field(default=None, ge=1, le=4096)
     kv_bytes_per_token: int | None = Field(default=None, ge=1, le=1 << 40)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        given = {each is not None for each in (self.layers, self.kv_heads, self.head_dim)}
+        if self.kv_bytes_per_token is None and len(given) > 1:
+            raise ValueError(_GEOMETRY_SAID)
+        return self
 
 
 class CatalogueProfile(Model):
@@ -95,7 +114,7 @@ class EngineSpec(Model):
     gpu_hour: Amount
     profile: EngineProfile
     instances: int | None = Field(default=None, ge=1, le=1024)
-    gpu_cache: Quantity | None = None
+    gpu_cache: DeclaredQuantity | None = None
     offload: Literal["WriteThrough", "OnEvict", "Selective"] = "WriteThrough"
     routing: Literal["RoundRobin", "PrefixAffine"] = "RoundRobin"
 

@@ -1,11 +1,12 @@
 """What a cache is connected to: Prometheus, the history of its windows, and who may connect to it."""
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kvtide_operator.api.base import Model, ObjectName, SecretRef, rule, rules
-from kvtide_operator.api.quantity import Duration
+from kvtide_operator.api.quantity import DeclaredDuration, in_cel
 
 SecretKey = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 
@@ -46,6 +47,9 @@ class PasswordRef(Model):
     key: SecretKey = "password"
 
 
+_NO_USER = "metrics.prometheus.url must hold no user and no password; give a token by authSecretRef"
+
+
 class Prometheus(Model):
     """Where the engines' metrics are.
 
@@ -55,9 +59,17 @@ class Prometheus(Model):
         ca_secret_ref: whom to trust instead of the public authorities.
     """
 
+    model_config = rules(rule("!self.url.matches('^https?://[^/?#]*@')", _NO_USER))
+
     url: str = Field(max_length=2048, pattern=r"^https?://")
     auth_secret_ref: TokenRef | None = None
     ca_secret_ref: AuthorityRef | None = None
+
+    @model_validator(mode="after")
+    def _tells_no_secret(self) -> Self:
+        if re.match("https?://[^/?#]*@", self.url):
+            raise ValueError(_NO_USER)
+        return self
 
 
 class Metrics(Model):
@@ -71,7 +83,7 @@ class Metrics(Model):
 
     model_config = rules(
         rule(
-            "duration(self.staleAfter) > duration('0s')",
+            f"{in_cel('self.staleAfter')} > duration('0s')",
             "metrics.staleAfter must be above 0s; give for example 3m",
         ),
         rule(
@@ -88,7 +100,10 @@ class Metrics(Model):
         ],
         Field(max_length=16),
     ] = Field(default={})
-    stale_after: Duration = Field(default=180.0, gt=0)
+    stale_after: DeclaredDuration = Field(default=180.0, gt=0)
+
+
+_ONLY_S3 = "history.secretRef is only for an url of s3://; remove it or change url"
 
 
 class History(Model):
@@ -96,15 +111,31 @@ class History(Model):
 
     Attributes:
         url: a folder, at any scheme that fsspec knows: file, s3, gs.
+        secret_ref: keys of your own for s3, as AWS tools call them: AWS_ACCESS_KEY_ID,
+            AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN and AWS_REGION where needed.
         keep: age at which windows are deleted.
     """
 
     model_config = rules(
-        rule("duration(self.keep) > duration('0s')", "history.keep must be above 0s; give for example 336h")
+        rule(
+            f"{in_cel('self.keep')} > duration('0s')", "history.keep must be above 0s; give for example 336h"
+        ),
+        rule(
+            "self.url.matches('^[a-z][a-z0-9+.-]*://[^/]')",
+            "history.url must be a URL; give for example s3://bucket/prefix",
+        ),
+        rule("!has(self.secretRef) || self.url.startsWith('s3://')", _ONLY_S3),
     )
 
     url: str = Field(min_length=1, max_length=2048)
-    keep: Duration = Field(default=1209600.0, gt=0)
+    secret_ref: SecretRef | None = None
+    keep: DeclaredDuration = Field(default=1209600.0, gt=0)
+
+    @model_validator(mode="after")
+    def _has_keys_for_s3(self) -> Self:
+        if self.secret_ref is not None and not self.url.startswith("s3://"):
+            raise ValueError(_ONLY_S3)
+        return self
 
 
 class Auth(Model):

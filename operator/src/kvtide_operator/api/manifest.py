@@ -1,7 +1,7 @@
 """Reads manifests from YAML: a TieredCache and the TierClasses it names, in one file or several documents."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -20,11 +20,19 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """One cache and the classes its tiers name; files it names are looked for beside ``path``."""
+    """One cache and the classes its tiers name.
+
+    Attributes:
+        path: files that it names are looked for beside this one.
+        keys: those of the Secret that ``history.secretRef`` names.
+        in_containers: what containers need beyond their tier is paid for, too.
+    """
 
     path: Path
     cache: TieredCache
     classes: dict[str, TierClass]
+    keys: Mapping[str, str] | None = field(default=None, repr=False)
+    in_containers: bool = False
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -42,7 +50,12 @@ def load_manifest(path: Path) -> Manifest:
             classes[model.metadata.name] = model
     if len(caches) != 1:
         raise ManifestError(f"{path}: found {len(caches)} TieredCache documents; exactly one is needed")
-    return linked(path, caches[0], classes)
+    manifest = linked(path, caches[0], classes)
+    currencies = {name: known.spec.price.currency for name, known in manifest.classes.items()}
+    if len(set(currencies.values())) > 1:
+        said = ", ".join(f"{name} in {currency}" for name, currency in sorted(currencies.items()))
+        raise ManifestError(f"{path}: TierClasses are priced {said}; give all prices in one currency")
+    return manifest
 
 
 def linked(

@@ -1,9 +1,12 @@
 """Times and figures of a status, in the one form in which they are written."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+MOST_FIGURE: Final = 9.99e17
+"""A status takes figures of 18 digits."""
 
 
 def format_time(seconds: float) -> str:
@@ -30,6 +33,7 @@ def parse_time(value: Any) -> Any:
 
 def format_figure(value: float) -> str:
     """Four significant digits, without an exponent: ``0.31234`` is ``0.3123``."""
+    value = max(min(value, MOST_FIGURE), -MOST_FIGURE)
     text = f"{float(f'{value:.4g}'):.12f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
 

@@ -6,12 +6,19 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from kvtide_operator.api.base import Model, ObjectName, SecretRef, rule, rules
-from kvtide_operator.api.quantity import QUANTITY_PATTERN, Duration, Quantity
+from kvtide_operator.api.quantity import (
+    QUANTITY_PATTERN,
+    DeclaredDuration,
+    DeclaredQuantity,
+    in_cel,
+    parse_cpu,
+)
 
 NODE_IMAGE: Final = f"kvtide/cachenode:{version('kvtide')}"
 """The node of the operator's own release. It is no default of the CRD: a stored default would outlive it."""
 
-Qualified = Annotated[str, Field(max_length=317)]
+_QUALIFIED = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+Qualified = Annotated[str, Field(max_length=317, pattern=_QUALIFIED)]
 """The key of a label or annotation: a prefix of 253 characters, a slash, a name of 63."""
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
 Labels = Annotated[dict[Qualified, LabelValue], Field(max_length=32)]
@@ -46,6 +53,11 @@ class Replicas(Model):
         return self
 
 
+_NO_VALUE = "a toleration with operator Exists must have no value; remove it"
+_NO_KEY = "a toleration without a key must have operator Exists; give a key"
+_NO_SECONDS = "tolerationSeconds is only for effect NoExecute; remove it"
+
+
 class Toleration(Model):
     """A taint that the nodes' pods tolerate, as in a pod.
 
@@ -57,11 +69,48 @@ class Toleration(Model):
         toleration_seconds: how long NoExecute is tolerated.
     """
 
+    model_config = rules(
+        rule("!has(self.operator) || self.operator != 'Exists' || !has(self.value)", _NO_VALUE),
+        rule("has(self.key) || (has(self.operator) && self.operator == 'Exists')", _NO_KEY),
+        rule("!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')", _NO_SECONDS),
+    )
+
     key: str | None = Field(default=None, max_length=317)
     operator: Literal["Equal", "Exists"] | None = None
     value: str | None = Field(default=None, max_length=63)
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     toleration_seconds: int | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if self.operator == "Exists" and self.value is not None:
+            raise ValueError(_NO_VALUE)
+        if self.key is None and self.operator != "Exists":
+            raise ValueError(_NO_KEY)
+        if self.toleration_seconds is not None and self.effect != "NoExecute":
+            raise ValueError(_NO_SECONDS)
+        return self
+
+
+class Affinity(Model):
+    """Which machines and pods the nodes' pods are to be near or far from, as in a pod.
+
+    Attributes:
+        node_affinity: to machines.
+        pod_affinity: to pods.
+        pod_anti_affinity: away from pods.
+    """
+
+    node_affinity: dict[str, Any] | None = None
+    pod_affinity: dict[str, Any] | None = None
+    pod_anti_affinity: dict[str, Any] | None = None
+
+
+_OWN_PREFIX = "kvtide.dev/"
+_OWN_SAID = (
+    f"labels and annotations of nodes.template with the prefix {_OWN_PREFIX} are the operator's own; "
+    "remove them"
+)
 
 
 class NodeTemplate(Model):
@@ -84,6 +133,33 @@ class NodeTemplate(Model):
         termination_grace_period: how long a node may take to stop.
     """
 
+    model_config = rules(
+        rule(
+            f"{in_cel('self.terminationGracePeriod')} >= duration('1s') && "
+            f"{in_cel('self.terminationGracePeriod')} <= duration('24h')",
+            "template.terminationGracePeriod must lie between 1s and 24h; give for example 60s",
+        ),
+        rule(
+            " && ".join(
+                f"(!has(self.{name}) || self.{name}.all(key, key.matches('{_QUALIFIED}')))"
+                for name in ("labels", "annotations", "nodeSelector")
+            ),
+            "labels, annotations and nodeSelector of nodes.template must have keys such as team or "
+            "example.com/team",
+        ),
+        rule(
+            " && ".join(
+                f"(!has(self.{name}) || !self.{name}.exists(key, key.startsWith('{_OWN_PREFIX}')))"
+                for name in ("labels", "annotations")
+            ),
+            _OWN_SAID,
+        ),
+        rule(
+            "quantity(self.cpu).compareTo(quantity('1024')) <= 0",
+            "template.cpu must be at most 1024 cores; give for example 500m or 4",
+        ),
+    )
+
     image: str = Field(default_factory=lambda: NODE_IMAGE, min_length=1, max_length=512)
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     image_pull_secrets: tuple[SecretRef, ...] = Field(default=(), max_length=8)
@@ -91,13 +167,25 @@ class NodeTemplate(Model):
     annotations: Annotations = Field(default={})
     node_selector: Labels = Field(default={})
     tolerations: tuple[Toleration, ...] = Field(default=(), max_length=32)
-    affinity: dict[str, Any] | None = Field(default=None, max_length=3)
+    affinity: Affinity | None = None
     topology_spread_constraints: tuple[dict[str, Any], ...] = Field(default=(), max_length=8)
     priority_class_name: ObjectName | None = None
     service_account_name: ObjectName | None = None
     runtime_class_name: ObjectName | None = None
     cpu: str = Field(default="500m", max_length=16, pattern=QUANTITY_PATTERN)
-    termination_grace_period: Duration = 60.0
+    termination_grace_period: DeclaredDuration = 60.0
+
+    @model_validator(mode="after")
+    def _pods_can_have_it(self) -> Self:
+        if not 1 <= self.termination_grace_period <= 24 * 3600:
+            raise ValueError(
+                "template.terminationGracePeriod must lie between 1s and 24h; give for example 60s"
+            )
+        if any(key.startswith(_OWN_PREFIX) for key in (*self.labels, *self.annotations)):
+            raise ValueError(_OWN_SAID)
+        if parse_cpu(self.cpu) > 1024 * 1000:
+            raise ValueError("template.cpu must be at most 1024 cores; give for example 500m or 4")
+        return self
 
 
 class ServiceMonitor(Model):
@@ -128,6 +216,6 @@ class Nodes(Model):
     )
 
     replicas: Replicas
-    max_memory: Quantity | None = Field(default=None, gt=0)
+    max_memory: DeclaredQuantity | None = Field(default=None, gt=0)
     template: NodeTemplate = NodeTemplate()
     service_monitor: ServiceMonitor = ServiceMonitor()

@@ -1,11 +1,11 @@
 """What the cache is to be good at, and when and how far the loop may move it."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kvtide_operator.api.base import Amount, Model, Ratio, rule, rules
-from kvtide_operator.api.quantity import Duration
+from kvtide_operator.api.quantity import DeclaredDuration, format_duration, in_cel
 
 
 class Percentiles(Model):
@@ -17,9 +17,36 @@ class Percentiles(Model):
         p99: the 99th percentile, at most.
     """
 
-    mean: Duration | None = None
-    p50: Duration | None = None
-    p99: Duration | None = None
+    model_config = rules(
+        *(
+            rule(
+                f"!has(self.{name}) || {in_cel(f'self.{name}')} > duration('0s')",
+                f"slo.ttft.{name} must be above 0s; give for example 2s or leave it out",
+            )
+            for name in ("mean", "p50", "p99")
+        ),
+        rule(
+            f"!has(self.p50) || !has(self.p99) || {in_cel('self.p50')} <= {in_cel('self.p99')}",
+            "slo.ttft.p50 must be at most slo.ttft.p99; swap or widen them",
+            values="'slo.ttft.p50 ' + self.p50 + ' must be at most slo.ttft.p99 ' + self.p99",
+        ),
+    )
+
+    mean: DeclaredDuration | None = None
+    p50: DeclaredDuration | None = None
+    p99: DeclaredDuration | None = None
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> Self:
+        for name in ("mean", "p50", "p99"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"slo.ttft.{name} must be above 0s; give for example 2s or leave it out")
+        if self.p50 is not None and self.p99 is not None and self.p50 > self.p99:
+            raise ValueError(
+                f"slo.ttft.p50 {format_duration(self.p50)} must be at most slo.ttft.p99 "
+                f"{format_duration(self.p99)}"
+            )
+        return self
 
 
 class Slo(Model):
@@ -39,7 +66,20 @@ class Budget(Model):
         tiers_per_hour: at most, in the currency of the classes.
     """
 
+    model_config = rules(
+        rule(
+            "!has(self.tiersPerHour) || double(self.tiersPerHour) > 0.0",
+            "budget.tiersPerHour must be above 0; give for example 40.00 or leave it out",
+        )
+    )
+
     tiers_per_hour: Amount | None = None
+
+    @model_validator(mode="after")
+    def _above_zero(self) -> Self:
+        if self.tiers_per_hour == 0:
+            raise ValueError("budget.tiersPerHour must be above 0; give for example 40.00 or leave it out")
+        return self
 
 
 class ThroughputFloor(Model):
@@ -75,7 +115,7 @@ class ScaleUp(Model):
         stabilization: that long.
     """
 
-    stabilization: Duration = 0.0
+    stabilization: DeclaredDuration = 0.0
 
 
 class ScaleDown(Model):
@@ -85,7 +125,7 @@ class ScaleDown(Model):
         stabilization: that long.
     """
 
-    stabilization: Duration = 600.0
+    stabilization: DeclaredDuration = 600.0
 
 
 class Scaling(Model):
@@ -104,23 +144,23 @@ class Scaling(Model):
 
     model_config = rules(
         rule(
-            "duration(self.interval) > duration('0s')",
-            "scaling.interval must be above 0s; give for example 1m",
+            f"{in_cel('self.interval')} >= duration('1s')",
+            "scaling.interval must be at least 1s; give for example 1m",
         ),
         rule(
-            "duration(self.window) >= duration('1s')",
+            f"{in_cel('self.window')} >= duration('1s')",
             "scaling.window must be at least 1s; give for example 1h",
         ),
         rule(
-            "duration(self.season) > duration('0s')",
+            f"{in_cel('self.season')} > duration('0s')",
             "scaling.season must be above 0s; give for example 168h, a week",
         ),
     )
 
     mode: Literal["Manual", "Advise", "Auto"] = "Auto"
-    interval: Duration = Field(default=60.0, gt=0)
-    window: Duration = Field(default=3600.0, ge=1)
-    season: Duration = Field(default=604800.0, gt=0)
+    interval: DeclaredDuration = Field(default=60.0, ge=1)
+    window: DeclaredDuration = Field(default=3600.0, ge=1)
+    season: DeclaredDuration = Field(default=604800.0, gt=0)
     max_step: Ratio = 0.25
     up: ScaleUp = ScaleUp()
     down: ScaleDown = ScaleDown()

@@ -156,16 +156,37 @@ class DecisionStatus(Reported):
     outcome: Sentence | None = None
 
 
+Word = Annotated[str, Field(max_length=64)]
+
+
+class Summary(Reported):
+    """The cache in the words that ``kubectl get`` shows; sizes are rounded.
+
+    Attributes:
+        nodes: ready / wanted.
+        dram: the size there is / the one that was decided.
+        ssd: the same of the SSD tier; absent without one.
+        doing: what the operator is at; the conditions have the sentences.
+    """
+
+    nodes: Word
+    dram: Word
+    ssd: Word | None = None
+    doing: Word
+
+
 class TieredCacheStatus(Reported):
     """What the operator reports of a cache.
 
     Attributes:
+        summary: for people.
         hit_ratio: blocks hit in any tier / blocks requested.
         cost_per_hour: of all tiers.
         decisions: the last ten, newest first.
     """
 
     observed_generation: int | None = None
+    summary: Summary | None = None
     endpoints: Endpoints | None = None
     connection: Connection | None = None
     hit_ratio: Figure | None = None

@@ -70,8 +70,8 @@ class _Converter:
         if "oneOf" in source:
             return self.union(source["oneOf"], source["discriminator"]["propertyName"])
         if "x-kubernetes-int-or-string" in source:
-            kept = ("x-kubernetes-int-or-string", "maxLength", "pattern", "default")
-            return {key: source[key] for key in kept if key in source}
+            kept = ("maxLength", "pattern", "default")
+            return _extensions(source) | {key: source[key] for key in kept if key in source}
         if source["type"] == "object":
             return self.object(source) if "properties" in source else self.map(source)
         return self.plain(source)

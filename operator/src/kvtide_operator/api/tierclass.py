@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from kvtide_operator.api.base import API_VERSION, Amount, Metadata, Model, ObjectName, rule, rules
-from kvtide_operator.api.quantity import Duration, Quantity
+from kvtide_operator.api.quantity import DeclaredDuration, DeclaredQuantity, format_quantity, in_cel
 
 Medium = Literal["DRAM", "SSD"]
 
@@ -28,7 +28,7 @@ class PriceStep(Model):
         per_gi_b_hour: price of a GiB for an hour.
     """
 
-    up_to: Quantity | None = None
+    up_to: DeclaredQuantity | None = None
     per_gi_b_hour: Amount = Field(alias="perGiBHour")
 
 
@@ -40,7 +40,7 @@ class ThroughputStep(Model):
         per_m_bps_hour: price of a MB/s for an hour.
     """
 
-    above: Quantity
+    above: DeclaredQuantity
     per_m_bps_hour: Amount = Field(alias="perMBpsHour")
 
 
@@ -118,10 +118,39 @@ class Bandwidth(Model):
         ceiling: the most; left out, there is none.
     """
 
-    base: Quantity
-    per_gi_b: Quantity = Field(default=0, alias="perGiB")
-    floor: Quantity = 0
-    ceiling: Quantity | None = None
+    model_config = rules(
+        rule(
+            f"{_about('self.base')} + {_about('self.perGiB')} + {_about('self.floor')} > 0.0",
+            "a speed must be above 0; give base, perGiB or floor, for example base: 120M",
+        ),
+        rule(
+            "!has(self.ceiling) || quantity(string(self.ceiling)).isGreaterThan(quantity('0'))",
+            "ceiling must be above 0; give for example 350M or leave it out",
+        ),
+        rule(
+            "!has(self.ceiling) || "
+            "quantity(string(self.floor)).compareTo(quantity(string(self.ceiling))) <= 0",
+            "floor must be at most ceiling; swap or widen them",
+            values="'floor ' + string(self.floor) + ' must be at most ceiling ' + string(self.ceiling)",
+        ),
+    )
+
+    base: DeclaredQuantity
+    per_gi_b: DeclaredQuantity = Field(default=0, alias="perGiB")
+    floor: DeclaredQuantity = 0
+    ceiling: DeclaredQuantity | None = None
+
+    @model_validator(mode="after")
+    def _moves(self) -> Self:
+        if self.base + self.per_gi_b + self.floor == 0:
+            raise ValueError("a speed must be above 0; give base, perGiB or floor, for example base: 120M")
+        if self.ceiling == 0:
+            raise ValueError("ceiling must be above 0; give for example 350M or leave it out")
+        if self.ceiling is not None and self.floor > self.ceiling:
+            raise ValueError(
+                f"floor {format_quantity(self.floor)} must be at most ceiling {format_quantity(self.ceiling)}"
+            )
+        return self
 
 
 class Speed(Model):
@@ -134,10 +163,17 @@ class Speed(Model):
         latency: of an operation.
     """
 
+    model_config = rules(
+        rule(
+            f"{in_cel('self.latency')} <= duration('10s')",
+            "speed.latency must be at most 10s; give for example 200us",
+        )
+    )
+
     read: Bandwidth
     write: Bandwidth
     shared_channel: bool = False
-    latency: Duration = 0.0
+    latency: DeclaredDuration = Field(default=0.0, le=10)
 
 
 class Volume(Model):
@@ -159,12 +195,20 @@ class Volume(Model):
             "quantity(string(self.step)).isGreaterThan(quantity('0'))",
             "volume.step must be above 0; give for example 1Gi",
         ),
+        rule(
+            "!has(self.max) || quantity(string(self.max)).isGreaterThan(quantity('0'))",
+            "volume.max must be above 0; give for example 32Ti or leave it out",
+        ),
+        rule(
+            "!has(self.max) || quantity(string(self.step)).compareTo(quantity(string(self.max))) <= 0",
+            "volume.step must be at most volume.max, or no volume is sold; give for example 1Gi",
+        ),
     )
 
-    min: Quantity = 0
-    max: Quantity | None = None
-    step: Quantity = 1 << 30
-    grow_every: Duration = 0.0
+    min: DeclaredQuantity = 0
+    max: DeclaredQuantity | None = None
+    step: DeclaredQuantity = 1 << 30
+    grow_every: DeclaredDuration = 0.0
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -172,6 +216,12 @@ class Volume(Model):
             raise ValueError("volume.min must be at most volume.max; swap or widen them")
         if self.step <= 0:
             raise ValueError("volume.step must be above 0; give for example 1Gi")
+        if self.max == 0:
+            raise ValueError("volume.max must be above 0; give for example 32Ti or leave it out")
+        if self.max is not None and self.step > self.max:
+            raise ValueError(
+                "volume.step must be at most volume.max, or no volume is sold; give for example 1Gi"
+            )
         return self
 
 
@@ -189,7 +239,7 @@ class Endurance(Model):
         )
     )
 
-    writes_per_day: Quantity = Field(gt=0)
+    writes_per_day: DeclaredQuantity = Field(gt=0)
 
 
 class TierClassSpec(Model):

@@ -4,6 +4,14 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from kvtide_cachenode.sizing import (
+    MI,
+    PROCESS_BYTES,
+    SLACK_PERCENT,
+    SOCKETS_BYTES,
+    capacity_for,
+    limit_for,
+)
 from kvtide_operator.api.base import API_VERSION, Metadata, Model, rule, rules
 from kvtide_operator.api.engine import CacheModel, CatalogueProfile, EngineSpec, TableProfile
 from kvtide_operator.api.links import History, Metrics, Security
@@ -36,6 +44,8 @@ __all__ = [
 ]
 
 MAX_NAME_CHARACTERS = 50
+_OVERHEAD_BYTES = PROCESS_BYTES + SOCKETS_BYTES
+_OVERHEAD = format_quantity(_OVERHEAD_BYTES)
 
 
 class TieredCacheSpec(Model):
@@ -60,11 +70,12 @@ class TieredCacheSpec(Model):
         ),
         rule(
             "!has(self.nodes.maxMemory) || "
-            "quantity(string(self.tiers[0].capacity.initial)).asApproximateFloat() <= "
+            "quantity(string(self.tiers[0].capacity.initial)).asApproximateFloat() * "
+            f"{100 + SLACK_PERCENT}.0 <= "
             "double(has(self.nodes.replicas.max) ? self.nodes.replicas.max : self.nodes.replicas.min) * "
-            "quantity(string(self.nodes.maxMemory)).asApproximateFloat()",
-            "the initial DRAM is more than nodes.replicas.max nodes of nodes.maxMemory can hold; "
-            "raise one of them",
+            f"(quantity(string(self.nodes.maxMemory)).asApproximateFloat() - {_OVERHEAD_BYTES}.0) * 100.0",
+            "the initial DRAM is more than nodes.replicas.max nodes of nodes.maxMemory can hold: of each, "
+            f"{_OVERHEAD} and {SLACK_PERCENT} % of the rest are for the process; raise one of them",
         ),
     )
 
@@ -97,10 +108,14 @@ class TieredCacheSpec(Model):
     @model_validator(mode="after")
     def _nodes_can_hold_it(self) -> Self:
         initial, most = self.dram.capacity.initial, self.nodes.max_memory
-        if most is not None and initial > most * self.nodes.replicas.max:
+        count = self.nodes.replicas.max
+        if most is not None and initial * (100 + SLACK_PERCENT) > count * (most - _OVERHEAD_BYTES) * 100:
+            fits = capacity_for(most) * count // MI * MI
             raise ValueError(
-                f"the initial DRAM of {format_quantity(initial)} is more than {self.nodes.replicas.max} "
-                f"nodes of nodes.maxMemory {format_quantity(most)} can hold; raise one of them"
+                f"the initial DRAM of {format_quantity(initial)} is more than {count} nodes of "
+                f"nodes.maxMemory {format_quantity(most)} can hold, which is "
+                f"{format_quantity(fits)}: of each, {_OVERHEAD} and {SLACK_PERCENT} % of the rest are "
+                f"for the process; give {format_quantity(limit_for(-(-initial // count)))}"
             )
         return self
 

@@ -2,12 +2,30 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from kvtide_operator.api.base import Label, Model, ObjectName, rule, rules
-from kvtide_operator.api.quantity import Duration, Quantity, format_duration, format_quantity
+from kvtide_operator.api.quantity import (
+    DeclaredDuration,
+    DeclaredQuantity,
+    format_duration,
+    format_quantity,
+    in_cel,
+)
 
-Classes = Annotated[tuple[ObjectName, ...], Field(min_length=1, max_length=8)]
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    for at, name in enumerate(names):
+        if name in names[:at]:
+            raise ValueError(f"classes names {name!r} twice; name each once")
+    return names
+
+
+Classes = Annotated[
+    tuple[ObjectName, ...],
+    Field(min_length=1, max_length=8, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    AfterValidator(_each_once),
+]
 """The classes the planner may choose from; the first is the start."""
 
 
@@ -40,10 +58,10 @@ class Capacity(Model):
         ),
     )
 
-    initial: Quantity
-    min: Quantity
-    max: Quantity
-    step: Quantity = 1 << 20
+    initial: DeclaredQuantity
+    min: DeclaredQuantity
+    max: DeclaredQuantity
+    step: DeclaredQuantity = 1 << 20
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -75,14 +93,14 @@ class Ttl(Model):
 
     model_config = rules(
         rule(
-            "duration(self.min) <= duration(self.max)",
+            f"{in_cel('self.min')} <= {in_cel('self.max')}",
             "ttl.min must be at most ttl.max; swap or widen them",
             values="'ttl.min ' + self.min + ' must be at most ttl.max ' + self.max",
         )
     )
 
-    min: Duration = 0.0
-    max: Duration = 3600.0
+    min: DeclaredDuration = 0.0
+    max: DeclaredDuration = 3600.0
     groups: int = Field(default=1, ge=1, le=16)
     root_depth: int = Field(default=0, ge=0, le=999_999)
 

@@ -12,7 +12,6 @@ from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.decide.situation import initial_target
 from kvtide_operator.loop import Loop
 from kvtide_operator.observe.nodes import NodeObserver
-from kvtide_operator.planner.prices import price_of
 from kvtide_operator.planner.process import Planner
 from kvtide_operator.workload.trace import Trace
 
@@ -46,7 +45,6 @@ async def local_loop(
             Loop(
                 key=manifest.cache.metadata.name,
                 manifest=manifest,
-                prices={name: price_of(known).per_hour for name, known in manifest.classes.items()},
                 observer=NodeObserver(lambda: place.clients),
                 place=place,
                 planner=planner,

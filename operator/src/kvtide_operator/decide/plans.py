@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from kvtide_operator.api.cacheplan import CachePlan, CachePlanStatus, Phase
+from kvtide_operator.api.cacheplan import CachePlan, CachePlanStatus, Phase, PlanSummary
 from kvtide_operator.api.conditions import condition, merged
 from kvtide_operator.api.moment import format_time
 from kvtide_operator.api.point import Point
+from kvtide_operator.api.quantity import rounded_quantity
 from kvtide_operator.decide.plan_document import target_of
 from kvtide_operator.decide.steps import Target
 
@@ -198,6 +199,11 @@ def is_at(point: Point, target: Target, minimum: float) -> bool:
     return not any(_differ(here, there, minimum) for here, there in sizes)
 
 
+def saved(before: float, after: float) -> float:
+    """The share of a cost that is saved."""
+    return (before - after) / before if before else 0.0
+
+
 def _reached(plan: CachePlan, now: Now) -> bool:
     return now.settled and is_at(plan.spec.point, now.target, now.minimum_gain)
 
@@ -230,4 +236,18 @@ def _status(plan: CachePlan, phase: Phase, why: str, at_s: float) -> CachePlanSt
         "Applied", "True" if phase == "Applied" else "False", phase, why, at_s=at_s, generation=generation
     )
     before = plan.status.conditions if plan.status else ()
-    return CachePlanStatus(phase=phase, observed_generation=generation, conditions=merged(before, (applied,)))
+    return CachePlanStatus(
+        phase=phase,
+        summary=_summary(plan),
+        observed_generation=generation,
+        conditions=merged(before, (applied,)),
+    )
+
+
+def _summary(plan: CachePlan) -> PlanSummary:
+    chosen, before = plan.spec.point, plan.spec.baseline.tiers_per_hour
+    return PlanSummary(
+        dram=rounded_quantity(chosen.dram),
+        ssd=rounded_quantity(chosen.ssd) if chosen.ssd else None,
+        saves=f"{saved(before, chosen.tiers_per_hour):.1%}",
+    )

@@ -86,6 +86,7 @@ class Situation:
         here: what was decided last, from the status; before the first decision `initial_target`.
         ssd_class: the class of the SSD that is there, None without one.
         plan: None where there was nothing to plan for.
+        unplannable: why no load could be planned for; None where there is no such reason.
         idle: every node answered, and no request came within a whole window.
         inferred: the trace behind the plan is of the inferred grade.
         recommended: of earlier plans, oldest first; this plan's need not be among them.
@@ -105,6 +106,7 @@ class Situation:
     here: Target
     ssd_class: str | None = None
     plan: Plan | None = None
+    unplannable: str | None = None
     idle: bool = False
     inferred: bool = False
     recommended: Sequence[Recommendation] = ()

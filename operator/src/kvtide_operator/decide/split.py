@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from kvtide_cachenode.sizing import MI, PAGE_BYTES, capacity_for, limit_for
+from kvtide_operator.api.quantity import format_quantity
 from kvtide_operator.api.tierclass import Volume
 from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.decide.steps import NodeSizes, Target
@@ -80,6 +81,40 @@ def ssd_for(claim_bytes: int) -> int:
     """The largest SSD tier in bytes, whole pages, of a volume: `claim_for` reversed."""
     room = claim_bytes - FILE_SYSTEM_BYTES
     return max(room * 100 // (100 + FILE_SYSTEM_PERCENT), 0) // PAGE_BYTES * PAGE_BYTES
+
+
+def beyond(target: Target, spec: TieredCacheSpec, volume: Volume | None = None) -> str | None:
+    """What of a target even the most and largest nodes cannot hold, and the cure; None where all fits."""
+    sizes = node_sizes(target, spec, volume)
+    count, most = sizes.replicas, spec.nodes.max_memory
+    if count * sizes.dram_bytes < target.dram_bytes and most is not None:
+        return (
+            f"{count} nodes of nodes.maxMemory {format_quantity(most)} hold "
+            f"{format_quantity(count * sizes.dram_bytes // MI * MI)} DRAM, wanted are "
+            f"{format_quantity(target.dram_bytes)}: raise nodes.maxMemory to "
+            f"{format_quantity(limit_for(-(-target.dram_bytes // count)))} or allow more nodes"
+        )
+    if count * sizes.ssd_bytes < target.ssd_bytes and volume is not None and volume.max is not None:
+        return (
+            f"{count} volumes of volume.max {format_quantity(volume.max)} hold "
+            f"{format_quantity(count * sizes.ssd_bytes // MI * MI)} SSD, wanted are "
+            f"{format_quantity(target.ssd_bytes)}: allow more nodes or name another class"
+        )
+    return None
+
+
+def least_volumes(spec: TieredCacheSpec, volume: Volume) -> str | None:
+    """Why more SSD is paid for than the tier may ever have, and the cure; None where it is not."""
+    if spec.ssd is None:
+        return None
+    count, most = spec.nodes.replicas.min, spec.ssd.capacity.max
+    if claim_for(_pages(most, count), volume.model_copy(update={"min": 0})) >= volume.min:
+        return None
+    return (
+        f"the smallest volume sold is {format_quantity(volume.min)}, and {count} of them are paid for, where "
+        f"tier {spec.ssd.name} has at most {format_quantity(most)}; raise its capacity.max, name another "
+        "class or remove the tier"
+    )
 
 
 def _largest_dram_bytes(spec: TieredCacheSpec) -> int | None:

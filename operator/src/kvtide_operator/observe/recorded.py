@@ -5,17 +5,18 @@ in it. It is written under another name and then moved, so that readers never se
 changed. One writer at a time; readers need no lock.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from math import inf
+from urllib.parse import parse_qsl, urlsplit
 
 import fsspec
 import pyarrow as pa
 from fsspec.implementations.arrow import ArrowFSWrapper
-from pyarrow.fs import FileSystem
+from pyarrow.fs import FileSystem, S3FileSystem, resolve_s3_region
 
 from kvtide_operator.observe.period_file import DamagedError, Period, decode, encode, trace_of
 from kvtide_operator.workload.trace import Trace, TraceError
@@ -46,16 +47,16 @@ class RecordedHistory:
     """The periods at a URL: ``file:///var/lib/kvtide``, ``s3://bucket/prefix``, or a plain path.
 
     S3 is spoken by Arrow, which is there for Parquet. Credentials, region and endpoint are those of the AWS
-    environment variables, files and instance roles.
+    environment variables, files and instance roles, or ``keys``, by the names of those variables.
 
     Raises:
         HistoryError: nothing installed speaks the URL's protocol.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, keys: Mapping[str, str] | None = None) -> None:
         self.url = url
         with self._speaking():
-            self._files, self._root = _opened(url)
+            self._files, self._root = _opened(url) if keys is None else _opened_with(url, keys)
 
     def write(self, trace: Trace, start_s: float, end_s: float, keep_s: float = inf) -> None:
         """Add a period, then forget those that ended ``keep_s`` or more before its end.
@@ -205,6 +206,25 @@ def _opened(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return ArrowFSWrapper(bucket), root
     files, root = fsspec.core.url_to_fs(url)
     return files, root
+
+
+def _opened_with(url: str, keys: Mapping[str, str]) -> tuple[fsspec.AbstractFileSystem, str]:
+    """A bucket and the path in it, with these keys and no others."""
+    parts = urlsplit(url)
+    asked = dict(parse_qsl(parts.query))
+    region = asked.get("region") or keys.get("AWS_REGION")
+    if region is None and "endpoint_override" not in asked:
+        region = resolve_s3_region(parts.netloc)
+    bucket = S3FileSystem(
+        access_key=keys["AWS_ACCESS_KEY_ID"],
+        secret_key=keys["AWS_SECRET_ACCESS_KEY"],
+        session_token=keys.get("AWS_SESSION_TOKEN"),
+        region=region,
+        endpoint_override=asked.get("endpoint_override"),
+        scheme=asked.get("scheme"),
+        allow_delayed_open=True,
+    )
+    return ArrowFSWrapper(bucket), parts.netloc + parts.path
 
 
 def utc(at_s: float) -> str:

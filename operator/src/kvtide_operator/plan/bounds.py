@@ -29,11 +29,16 @@ def bounds_of(scenario: Scenario, space: SearchSpace) -> Bounds:
         (_ssd_per_hour(scenario.ssd_classes[name], ssd_bytes, space) for name in space.tier_classes),
         default=0.0,
     )
+    least_per_hour = scenario.dram_price.per_hour(space.dram_min_bytes)
+    most_per_hour = scenario.dram_price.per_hour(space.dram_max_bytes) + ssd_per_hour
+    if (paid := scenario.tiers_per_hour) is not None:
+        least_per_hour = paid(space.dram_min_bytes, 0, None)
+        most_per_hour = max(paid(space.dram_max_bytes, int(ssd_bytes), name) for name in space.media)
     cached_s, uncached_s = zero_load_ttft_s(trace, scenario.profile.tables, scenario.chunk_tokens)
     return Bounds(
         cost_per_hour=(
-            gpus_per_hour + scenario.dram_price.per_hour(space.dram_min_bytes),
-            gpus_per_hour + scenario.dram_price.per_hour(space.dram_max_bytes) + ssd_per_hour,
+            gpus_per_hour + least_per_hour,
+            gpus_per_hour + most_per_hour,
         ),
         ttft_s=(cached_s, LONGEST_TTFT * uncached_s),
         throughput_tok_s=float(trace.output_tokens.sum()) / trace.span_s if trace.span_s else 0.0,

@@ -7,7 +7,7 @@ from kvtide_operator.plan.kareto import Kareto
 from kvtide_operator.plan.live_groups import grouped_run, with_groups
 from kvtide_operator.plan.outcome import Candidate
 from kvtide_operator.plan.proposal import Goal, Plan
-from kvtide_operator.plan.selector import Prefer, equally_near, select
+from kvtide_operator.plan.selector import Prefer, equally_near, missed, select
 from kvtide_operator.plan.trace_plan import PlanOptions, plan_trace
 from kvtide_operator.plan.workers import inline
 from kvtide_operator.simulate.configuration import Configuration
@@ -49,6 +49,8 @@ def plan_window(scenario: Scenario, goal: Goal, current: Configuration, roots: t
         evaluations=found.evaluations,
         why=_why(found.selection.why, here, chosen),
         roots=chosen_roots,
+        missed=missed(chosen.outcome, goal.constraints),
+        missed_now=missed(here.outcome, goal.constraints),
     )
 
 

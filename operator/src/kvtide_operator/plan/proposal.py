@@ -57,6 +57,8 @@ class Plan:
             a share; 1 where the current one breaks a constraint that the chosen one keeps.
         evaluations: configurations simulated.
         why: one sentence.
+        missed: which constraints the chosen point breaks, and by how much; empty where it keeps all.
+        missed_now: the same of the current one.
         roots: ids, in the trace, of the blocks that name the subtrees with a TTL of their own at the chosen
             point; the last of its TTLs is for all other blocks. Empty where it has one TTL.
     """
@@ -69,6 +71,8 @@ class Plan:
     evaluations: int
     why: str
     roots: tuple[int, ...] = ()
+    missed: str = ""
+    missed_now: str = ""
 
 
 @dataclass(frozen=True, slots=True)

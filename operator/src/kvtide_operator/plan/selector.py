@@ -144,6 +144,25 @@ def equally_near(one: Outcome, other: Outcome, constraints: Constraints) -> bool
     return one.stable == other.stable and far <= near * (1 + FLAT)
 
 
+def missed(outcome: Outcome, constraints: Constraints) -> str:
+    """Which constraints an outcome breaks, and by how much; empty where it keeps all."""
+    said = []
+    for name, excess in _rules(constraints, wears=outcome.endurance_used is not None).items():
+        far = excess(outcome)
+        if far <= 0 or (not outcome.stable and name.startswith("ttft")):
+            continue
+        if name == "stable":
+            said.append("a queue that grows")
+        elif name == "endurance":
+            said.append(f"{outcome.endurance_used:.0%} of the endurance written")
+        else:
+            label, unit = _LIMITS[name]
+            side = "below" if name == "throughput_tok_s" else "above"
+            value, limit = getattr(outcome, name), getattr(constraints, name)
+            said.append(f"{label} of {value:.4g}{unit}, {far:,.0%} {side} {limit:.4g}{unit}")
+    return " and ".join(said)
+
+
 def _best(name: str, stable: Sequence[Outcome], constraints: Constraints) -> str:
     """How near any size comes to a limit that is not kept."""
     if name == "stable":

@@ -17,10 +17,11 @@ from kvtide_operator.plan.proposal import Demand, Goal, Heard, Plan
 from kvtide_operator.plan.speeds import Speeds
 from kvtide_operator.planner.goal import options_of, space_of
 from kvtide_operator.planner.history import TraceHistory
-from kvtide_operator.planner.scenario import scenario_from
+from kvtide_operator.planner.scenario import declared, scenario_from
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.curve import hit_curve
 from kvtide_operator.simulate.pace import Pace
+from kvtide_operator.simulate.prices import one_currency
 from kvtide_operator.workload.generate import generate
 from kvtide_operator.workload.trace import Trace, TraceError
 
@@ -34,8 +35,11 @@ CURVE_BREAKPOINTS = 1024
 
 @dataclass(slots=True)
 class _Bench:
+    """``past`` is what is declared of the past that ``season`` keeps."""
+
     history: TraceHistory
-    season: Season | None
+    season: Season | None = None
+    past: tuple[object, ...] = ()
     first_told_s: float | None = None
     window: tuple[Trace, int] | None = None
 
@@ -45,10 +49,14 @@ class _Benches:
     of: dict[str, _Bench] = field(default_factory=dict)
 
     def bench(self, key: str, manifest: Manifest) -> _Bench:
+        spec = manifest.cache.spec
         if key not in self.of:
-            spec = manifest.cache.spec
-            self.of[key] = _Bench(TraceHistory(WARM_UP_WINDOWS * spec.scaling.window), _season(manifest))
-        return self.of[key]
+            self.of[key] = _Bench(TraceHistory(WARM_UP_WINDOWS * spec.scaling.window))
+        bench = self.of[key]
+        past = (spec.history, manifest.keys, spec.scaling.window, spec.scaling.season)
+        if bench.past != past:
+            bench.season, bench.past = _season(manifest), past
+        return bench
 
     def make_room(self) -> None:
         while sum(bench.history.kept_bytes for bench in self.of.values()) > MAX_TRACE_BYTES:
@@ -56,6 +64,26 @@ class _Benches:
 
 
 _benches = _Benches()
+
+
+def check(manifest: Manifest) -> str | None:
+    """Why no load at all could be planned for; None where there is no such reason."""
+    try:
+        found = declared(manifest)
+        one_currency(known.spec.price.currency for known in manifest.classes.values())
+        goal_of(manifest)
+        _season(manifest)
+    except ValueError as error:
+        return str(error)
+    spec = manifest.cache.spec
+    block_bytes = found["kv_bytes_per_token"] * spec.model.block_tokens
+    if spec.dram.capacity.min < block_bytes:
+        return (
+            f"a block of {spec.model.block_tokens} tokens of {spec.model.name} takes {block_bytes} bytes, "
+            f"more than the least DRAM; raise capacity.min of tier {spec.dram.name} or lower "
+            "model.blockTokens"
+        )
+    return None
 
 
 def take_in(
@@ -157,7 +185,7 @@ def _season(manifest: Manifest) -> Season | None:
     if spec.history is None:
         return None
     return Season(
-        RecordedHistory(spec.history.url),
+        RecordedHistory(spec.history.url, manifest.keys),
         period_s=int(spec.scaling.window),
         season_s=spec.scaling.season,
         keep_s=spec.history.keep,

@@ -1,5 +1,6 @@
 """What a manifest lets the planner choose from, and what it asks for."""
 
+from kvtide_cachenode.sizing import capacity_for
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.plan.search import Search
 from kvtide_operator.plan.selector import Constraints
@@ -9,12 +10,15 @@ from kvtide_operator.simulate.configuration import Configuration
 
 
 def space_of(manifest: Manifest) -> SearchSpace:
-    """What the manifest lets the planner choose from; as many volumes as nodes."""
+    """What the manifest lets the planner choose from, as far as its nodes can hold it; a volume a node."""
     spec = manifest.cache.spec
     capacity, ssd = spec.dram.capacity, spec.ssd
+    most, nodes = capacity.max, spec.nodes
+    if nodes.max_memory is not None:
+        most = max(min(most, capacity_for(nodes.max_memory) * nodes.replicas.max), capacity.min)
     return SearchSpace(
         dram_min_bytes=capacity.min,
-        dram_max_bytes=capacity.max,
+        dram_max_bytes=most,
         dram_step_bytes=capacity.step,
         ttl_min_s=ssd.ttl.min if ssd else 0.0,
         ttl_max_s=ssd.ttl.max if ssd else 0.0,

@@ -1,9 +1,19 @@
 """Prices of declared classes; light enough for a process that does not plan itself."""
 
+from math import inf
+
+from kvtide_operator.api import tierclass
 from kvtide_operator.api.tierclass import TierClass
+from kvtide_operator.simulate.media import Bandwidth
 from kvtide_operator.simulate.prices import GIB, Ladder, Price, Rung
 
 MB = 1_000_000
+
+
+def bandwidth_of(declared: tierclass.Bandwidth) -> Bandwidth:
+    """The speed of a volume as the simulator takes it."""
+    ceiling = inf if declared.ceiling is None else declared.ceiling
+    return Bandwidth(declared.base, declared.per_gi_b, declared.floor, ceiling)
 
 
 def price_of(tier_class: TierClass) -> Price:

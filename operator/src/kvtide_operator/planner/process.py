@@ -51,6 +51,15 @@ class Planner:
         """Compile what planning for this manifest needs."""
         await self._ask("warm_up", manifest)
 
+    async def check(self, manifest: "Manifest") -> str | None:
+        """`bench.check`: why no load could be planned for.
+
+        Raises:
+            PlannerLostError: ask again.
+        """
+        reason: str | None = await self._ask("check", manifest)
+        return reason
+
     async def take_in(
         self,
         key: str,

@@ -1,16 +1,15 @@
 """What a manifest declares, as the simulator takes it."""
 
-from math import inf
 from typing import Any
 
 from kvtide_cachenode.sizing import SSD_ENTRY_BYTES
-from kvtide_operator.api import tierclass
 from kvtide_operator.api.engine import BaseProfile, CatalogueProfile, MeasuredProfile
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.api.tierclass import TierClass
-from kvtide_operator.planner.prices import price_of
+from kvtide_operator.planner.bill import Bill
+from kvtide_operator.planner.prices import bandwidth_of, price_of
 from kvtide_operator.simulate.engine_profile import EngineProfile, ProfileError, parse_profile
-from kvtide_operator.simulate.media import Bandwidth, MediumSpeed
+from kvtide_operator.simulate.media import MediumSpeed
 from kvtide_operator.simulate.model import geometry
 from kvtide_operator.simulate.pace import Pace
 from kvtide_operator.simulate.pool import Offload, Routing
@@ -55,9 +54,10 @@ def declared(manifest: Manifest, pace: Pace | None = None) -> dict[str, Any]:
     spec = manifest.cache.spec
     vllm = spec.engine.kind == "VLLM"
     return {
-        "profile": engine_profile(manifest, pace),
         "kv_bytes_per_token": kv_bytes_per_token(manifest),
+        "profile": engine_profile(manifest, pace),
         "dram_price": price_of(manifest.classes[spec.dram.classes[0]]),
+        "tiers_per_hour": Bill.of(manifest).per_hour if manifest.in_containers else None,
         "gpu_hour": float(spec.engine.gpu_hour),
         "ssd_classes": {
             name: _ssd_class(manifest.classes[name]) for name in (spec.ssd.classes if spec.ssd else ())
@@ -120,8 +120,8 @@ def _ssd_class(tier_class: TierClass) -> SsdClass:
     spec = tier_class.spec
     assert spec.speed is not None, "a class of medium SSD has a speed: the API checks it"
     speed = MediumSpeed(
-        read=_bandwidth(spec.speed.read),
-        write=_bandwidth(spec.speed.write),
+        read=bandwidth_of(spec.speed.read),
+        write=bandwidth_of(spec.speed.write),
         shared_channel=spec.speed.shared_channel,
         latency_s=spec.speed.latency,
         endurance_bytes_per_day=spec.endurance.writes_per_day if spec.endurance else None,
@@ -129,8 +129,3 @@ def _ssd_class(tier_class: TierClass) -> SsdClass:
     return SsdClass(
         price_of(tier_class), speed, VolumeSizes(spec.volume.min, spec.volume.max, spec.volume.step)
     )
-
-
-def _bandwidth(declared: tierclass.Bandwidth) -> Bandwidth:
-    ceiling = inf if declared.ceiling is None else declared.ceiling
-    return Bandwidth(declared.base, declared.per_gi_b, declared.floor, ceiling)

@@ -26,6 +26,7 @@ from kvtide_operator.world.kinds import SECRET, CacheKey
 from kvtide_operator.world.nodes import NodeState
 
 UNAUTHORIZED: Final = 401
+HISTORY_KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION")
 log = logging.getLogger("kvtide_operator.access")
 
 TOKEN_REREAD_S: Final = 20.0
@@ -141,11 +142,37 @@ class Nodes:
         return reason
 
 
+async def history_keys(api: KubernetesApi, cache: TieredCache) -> Mapping[str, str] | None:
+    """The keys of a cache's own for its history; None where it names none.
+
+    Raises:
+        ApiError: the Secret cannot be read.
+        ManifestError: it has no such keys.
+    """
+    history = cache.spec.history
+    if history is None or history.secret_ref is None:
+        return None
+    name = history.secret_ref.name
+    data = (await api.get(SECRET, cache.metadata.namespace, name)).get("data", {})
+    try:
+        keys = {key: b64decode(text).decode().strip() for key, text in data.items() if key in HISTORY_KEYS}
+        missing = [key for key in HISTORY_KEYS[:2] if not keys.get(key)]
+    except ValueError:
+        missing = [*HISTORY_KEYS[:2]]
+    if missing:
+        raise ManifestError(
+            f"Secret {name}, which history.secretRef names, has no text under {' and '.join(missing)}; "
+            f"it may have {', '.join(HISTORY_KEYS)}"
+        )
+    return keys
+
+
 async def metrics_of(api: KubernetesApi, cache: TieredCache, threads: Threads) -> PrometheusSource | None:
     """Where the cache's metrics are; None where it names no place.
 
     Raises:
         ApiError: a Secret that it names cannot be read.
+        ManifestError: it lacks the key.
     """
     spec = cache.spec
     if spec.metrics is None:
@@ -154,7 +181,12 @@ async def metrics_of(api: KubernetesApi, cache: TieredCache, threads: Threads) -
 
     async def secret(name: str, key: str) -> str:
         data = (await api.get(SECRET, namespace, name)).get("data", {})
-        return b64decode(data.get(key, "")).decode().strip()
+        try:
+            return b64decode(data[key]).decode().strip()
+        except (KeyError, ValueError):
+            raise ManifestError(
+                f"Secret {name}, which spec.metrics names, has no text under the key {key!r}; give it one"
+            ) from None
 
     token, authority = prometheus.auth_secret_ref, prometheus.ca_secret_ref
     access = PrometheusAccess(

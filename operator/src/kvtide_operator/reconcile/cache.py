@@ -1,7 +1,7 @@
 """One TieredCache on Kubernetes: passes that bring the cluster to its target, and what a round may decide."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -24,7 +24,7 @@ from kvtide_operator.api.base import API_VERSION
 from kvtide_operator.api.conditions import condition
 from kvtide_operator.api.manifest import Manifest, ManifestError
 from kvtide_operator.api.status import DecisionStatus, TieredCacheStatus
-from kvtide_operator.api.tierclass import TierClass
+from kvtide_operator.api.tierclass import Medium, TierClass
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.converge import converge
 from kvtide_operator.decide.policy import Verdict
@@ -32,8 +32,9 @@ from kvtide_operator.decide.situation import initial_target
 from kvtide_operator.decide.steps import Held, Pass, Refused, Step, Target
 from kvtide_operator.loop import Round, sizes_of
 from kvtide_operator.observe.watch_store import ObjectStore
-from kvtide_operator.planner.prices import price_of
+from kvtide_operator.planner.bill import Bill
 from kvtide_operator.reconcile.access import Nodes
+from kvtide_operator.reconcile.allowed import ALLOWED, Allowed
 from kvtide_operator.reconcile.declared import first_class, manifest_of, sentence_of, within
 from kvtide_operator.reconcile.failures import Failure
 from kvtide_operator.reconcile.plans import Plans
@@ -57,6 +58,7 @@ class Hands:
     Attributes:
         namespace: where the operator's own pods are.
         term: of this leader.
+        allowed: which addresses caches may name.
     """
 
     api: KubernetesApi
@@ -65,6 +67,7 @@ class Hands:
     store: ObjectStore
     namespace: str
     term: int
+    allowed: Allowed = ALLOWED
 
 
 @dataclass
@@ -79,6 +82,7 @@ class LiveCache:
         last: the newest round.
         round_failure: why there was no newer one; None where there was.
         failed: what of the last pass did not come about.
+        cost_per_hour: of its tiers, as the status has it; None where that is not known.
         target: what the cache shall hold.
         ssd_class: of its SSD tier, None without one.
     """
@@ -90,6 +94,7 @@ class LiveCache:
     last: Round | None = None
     round_failure: str | None = None
     failed: tuple[Outcome, ...] = ()
+    cost_per_hour: float | None = None
     target: Target = field(default_factory=lambda: Target(0))
     ssd_class: str | None = None
     nodes: Nodes = field(init=False)
@@ -167,7 +172,8 @@ class LiveCache:
         problem: str | None = None
         try:
             classes = self.hands.store.every(TIER_CLASS)
-            self.manifest, self.unplannable = manifest_of(self.key, cache, classes, self._classes)
+            self.manifest, gone = manifest_of(self.key, cache, classes, self._classes)
+            self.unplannable = gone or self.hands.allowed.refusal(cache.spec)
             world, done = await self._converge(self.manifest, world, now_s)
         except ManifestError as error:
             self.manifest = None
@@ -268,7 +274,7 @@ class LiveCache:
     async def _report(
         self, cache: TieredCache, world: CacheWorld, done: Pass | None, problem: str | None
     ) -> None:
-        last = self.last
+        last, manifest = self.last, self.manifest
         await self.plans.review(
             cache, self.target, settled=done is not None and done.settled, at_s=world.at_s
         )
@@ -289,7 +295,9 @@ class LiveCache:
                 *self.plans.unreadable,
             ),
             ssd_class=self.ssd_class,
-            prices=_prices(self.manifest, self.ssd_class),
+            volume=manifest.classes[self.ssd_class].spec.volume if manifest and self.ssd_class else None,
+            prices=_prices(manifest, self.ssd_class, volumes=len(world.claims)),
+            has_one_currency=manifest is not None and Bill.of(manifest).has_one_currency,
             prefix_hit_ratio=last.demand.seen_prefix_hit_ratio if last and last.demand else None,
             metrics=last.metrics if last else None,
             plan=last.plan if last else None,
@@ -300,6 +308,7 @@ class LiveCache:
             decisions=tuple(self._news),
         )
         status = status_of(seen)
+        self.cost_per_hour = status.cost_per_hour
         self._moves = _moves_of(status)
         await self._write(written(status))
         # Whatever a round has decided meanwhile is news for the next pass.
@@ -334,12 +343,15 @@ def _no_plan(last: Round | None) -> str | None:
     return "; ".join(last.notes) or last.verdict.reason
 
 
-def _prices(manifest: Manifest | None, ssd_class: str | None) -> dict[Any, Any]:
+def _prices(
+    manifest: Manifest | None, ssd_class: str | None, *, volumes: int
+) -> dict[Medium, Callable[[int], float]]:
     if manifest is None:
         return {}
-    prices = {"DRAM": price_of(manifest.classes[manifest.cache.spec.dram.classes[0]]).per_hour}
+    bill = Bill.of(manifest)
+    prices: dict[Medium, Callable[[int], float]] = {"DRAM": bill.dram_per_hour}
     if ssd_class is not None:
-        prices["SSD"] = price_of(manifest.classes[ssd_class]).per_hour
+        prices["SSD"] = lambda paid: bill.ssd_per_hour(ssd_class, paid, volumes)
     return prices
 
 

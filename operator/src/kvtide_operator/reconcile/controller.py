@@ -3,15 +3,16 @@
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Final
 
 from kvtide_operator.act.kubernetes.errors import NotLeaderError
 from kvtide_operator.loop import Loop
 from kvtide_operator.observe.nodes import NodeObserver
-from kvtide_operator.planner.prices import price_of
 from kvtide_operator.planner.process import Planner
 from kvtide_operator.process import Surroundings
-from kvtide_operator.reconcile.access import metrics_of
+from kvtide_operator.reconcile.access import history_keys, metrics_of
+from kvtide_operator.reconcile.allowed import ALLOWED, Allowed
 from kvtide_operator.reconcile.cache import Hands, LiveCache
 from kvtide_operator.reconcile.metrics import ReconcileMetrics
 from kvtide_operator.reconcile.turns import SPACING_S, UNDER_WAY_S, Turns
@@ -26,8 +27,9 @@ METRICS_THREADS: Final = 8
 class Controller:
     """Looks after every cache in the store while this process leads."""
 
-    def __init__(self, around: Surroundings) -> None:
+    def __init__(self, around: Surroundings, allowed: Allowed = ALLOWED) -> None:
         self._around = around
+        self._allowed = allowed
         self._metrics = ReconcileMetrics(around.registry)
         self._turns: dict[CacheKey, Turns] = {}
         self._hands: Hands | None = None
@@ -39,7 +41,9 @@ class Controller:
     async def start(self, term: int) -> None:
         """Begin with every cache there is; ``term`` goes into the documents for nodes."""
         around = self._around
-        self._hands = Hands(around.api, around.executor, around.events, around.store, around.namespace, term)
+        self._hands = Hands(
+            around.api, around.executor, around.events, around.store, around.namespace, term, self._allowed
+        )
         self._planner = Planner()
         await self._planner.__aenter__()
         self._threads = ThreadPoolExecutor(METRICS_THREADS, "metrics")
@@ -132,15 +136,13 @@ class Controller:
             turns.loop = Loop(
                 key=str(cache.key),
                 manifest=manifest,
-                prices={},
                 observer=NodeObserver(lambda: cache.nodes.clients),
                 place=cache,
                 planner=self._planner,
             )
         loop = turns.loop
-        if loop.manifest != manifest or not loop.prices:
-            loop.manifest = manifest
-            loop.prices = {name: price_of(known).per_hour for name, known in manifest.classes.items()}
+        manifest = replace(manifest, keys=await history_keys(self._around.api, manifest.cache))
+        loop.manifest = manifest
         loop.metrics = await metrics_of(self._around.api, manifest.cache, self._threads)
         done = await loop.run_once()
         await cache.take_plan(done, _currency(manifest))

@@ -40,7 +40,7 @@ def manifest_of(
     manifest = _tellable(linked(Path(str(key)), cache, dict(known), by_name))
     gone = ", ".join(sorted(known.keys() - by_name.keys()))
     missing = f"TierClass {gone} is gone: sizes are kept, and nothing is planned until it is back"
-    return replace(manifest, path=PROFILES / key.name), missing if gone else None
+    return replace(manifest, path=PROFILES / key.name, in_containers=True), missing if gone else None
 
 
 def first_class(cache: TieredCache) -> str | None:

@@ -47,7 +47,6 @@ class ReconcileMetrics:
         """Count a round."""
         for step, took_s in done.steps_s.items():
             self.steps.labels(step).observe(took_s)
-        self.cost.labels(*key).set(done.storage_cost_per_hour)
         if done.plan is not None:
             before = done.plan.current.outcome.storage_cost_per_hour
             after = done.plan.chosen.outcome.storage_cost_per_hour
@@ -55,6 +54,13 @@ class ReconcileMetrics:
             self.planned.labels(*key).set(now_s)
         if done.noise is not None and done.noise.hit_ratio is not None:
             self.error.labels(*key).set(done.noise.hit_ratio)
+
+    def bill(self, key: CacheKey, cost_per_hour: float | None) -> None:
+        """Say what a cache costs, as its status does; nothing where that is not known."""
+        if cost_per_hour is not None:
+            self.cost.labels(*key).set(cost_per_hour)
+        elif tuple(key) in self.cost._metrics:
+            self.cost.remove(*key)
 
     def forget(self, key: CacheKey) -> None:
         """The cache is gone."""

@@ -49,6 +49,7 @@ class Turns:
         ending: str = "failed"
         try:
             ending = await self.cache.run_pass()
+            self.metrics.bill(self.cache.key, self.cache.cost_per_hour)
             for outcome in self.cache.failed:
                 self.metrics.failures.labels(*self.cache.key, "step", outcome.ending).inc()
             self.failures = 0

@@ -81,7 +81,9 @@ class Evaluator:
             SimulationError: the configuration does not fit the scenario.
         """
         result, ssd = self._staged(configuration)
-        return result if result.wait_mean_s <= LONG_WAIT_S else self._in_time(configuration, ssd)
+        if result.wait_mean_s > LONG_WAIT_S:
+            result = self._in_time(configuration, ssd)
+        return self._billed(result, configuration)
 
     def coupled(self, configuration: Configuration) -> Result:
         """Everything in time, on the SSD that `evaluate` provisions: the reference.
@@ -89,7 +91,16 @@ class Evaluator:
         Raises:
             SimulationError: the configuration does not fit the scenario.
         """
-        return self._in_time(configuration, self._staged(configuration)[1])
+        return self._billed(self._in_time(configuration, self._staged(configuration)[1]), configuration)
+
+    def _billed(self, result: Result, configuration: Configuration) -> Result:
+        """The result with what is really paid, where that is more than the tiers."""
+        per_hour = self.scenario.tiers_per_hour
+        if per_hour is None:
+            return result
+        storage = per_hour(configuration.dram_bytes, result.ssd_bytes, configuration.tier_class)
+        gpus = result.cost_per_hour - result.storage_cost_per_hour
+        return replace(result, storage_cost_per_hour=storage, cost_per_hour=storage + gpus)
 
     def _in_time(self, configuration: Configuration, ssd: Provision | None) -> Result:
         """The coupled run on a given SSD; the engines of requests are those of the cache pass."""

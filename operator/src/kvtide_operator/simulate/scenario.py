@@ -1,6 +1,6 @@
 """A scenario: everything about a simulation that the planner does not choose."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +42,8 @@ class Scenario:
         dram_price: price of DRAM.
         ssd_classes: the classes a configuration may name.
         gpu_hour: price of a GPU for an hour.
+        tiers_per_hour: price of DRAM bytes, SSD bytes and the SSD's class where more is paid for than the
+            tiers; None where they are all.
         gpu_cache_bytes: room for cached KV on an engine's GPUs; None for all its KV room. A trace that nodes
             observed has none: the GPUs have filtered it already.
         dram_compression: bytes of a block / bytes it takes in DRAM.
@@ -74,6 +76,7 @@ class Scenario:
     dram_price: Price
     gpu_hour: float
     ssd_classes: Mapping[str, SsdClass] = field(default_factory=dict)
+    tiers_per_hour: Callable[[int, int, str | None], float] | None = None
     gpu_cache_bytes: int | None = None
     dram_compression: float = 1.0
     ssd_compression: float = 1.0

@@ -34,7 +34,9 @@ def unknown_metrics(situation: Situation) -> str | None:
 
 
 def no_plan(situation: Situation) -> str | None:
-    """There was nothing to plan for."""
+    """There was nothing to plan for, or whatever there was could not be."""
+    if situation.unplannable is not None:
+        return situation.unplannable
     if situation.plan is None and not situation.idle:
         return "has seen no requests within the window that it could plan for"
     return None

@@ -163,7 +163,7 @@ def _placement(cache: TieredCache, user: NodeTemplate) -> Manifest:
         "tolerations": [
             toleration.model_dump(by_alias=True, exclude_none=True) for toleration in user.tolerations
         ],
-        "affinity": user.affinity,
+        "affinity": user.affinity.model_dump(by_alias=True, exclude_none=True) if user.affinity else None,
         "priorityClassName": user.priority_class_name,
         "serviceAccountName": user.service_account_name,
         "runtimeClassName": user.runtime_class_name,
