@@ -99,7 +99,7 @@ class Connection:
 
     def cut_off(self, sentence: str) -> None:
         """Close, with an error where one can be sent."""
-        if not self._closed and not self.session.out:
+        if not (self._closed or self.session.out or self._answering):  # no reply is begun
             with suppress(OSError):
                 self._socket.sendmsg([replies.error(sentence)])
         self.close()
@@ -315,14 +315,19 @@ class Connection:
             self._send()
         self.session.report()
         self._parser.put_aside()
-        if self._weight or self.session.out or self._parser.in_request:
+        if self._weight or self.session.out or self._parser.in_request or self._holds_commands:
             self._weigh()
+
+    @property
+    def _holds_commands(self) -> bool:
+        """Whether commands are here that have been taken and not been run to their end."""
+        return self._answering is not None or self.session.transaction_bytes > 0
 
     def _weigh(self) -> None:
         """Have the node count what this connection holds, in pages: less is nothing."""
         if self._closed:
             return
-        held_bytes = self._parser.held_bytes + self.session.copied_bytes
+        held_bytes = self._parser.held_bytes + self.session.held_bytes
         if held_bytes >> PAGE_BITS != self._weight:
             self._weight = held_bytes >> PAGE_BITS
             self._clients.holds(self, self._weight << PAGE_BITS)

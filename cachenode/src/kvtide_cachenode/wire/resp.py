@@ -153,8 +153,11 @@ class RequestParser:
 
     @property
     def held_bytes(self) -> int:
-        """About how much memory is taken by what has arrived and was not taken as a command."""
-        words = self._words if self._state != _START else ()
+        """About how much memory is taken by what has arrived: no command yet, or the one that was taken last.
+
+        Commands of small arguments that arrived whole count no more once they are taken.
+        """
+        words = self._words
         parsed = self._argument_bytes + ARGUMENT_OVERHEAD_BYTES * len(words) if words else 0
         texts = sum(place.held_bytes for place in self._places.values()) if self._places else 0
         unparsed = self._end - self._start
@@ -210,6 +213,8 @@ class RequestParser:
             return self._ready.popleft()
         if self._buffer is _AWAY:
             self._take_buffer()
+        if self._state == _START and self._words:
+            self._words = []  # of the command before: it has run
         if self._state == _START and self._end > self._start:
             if not self._plain:
                 announced = self._split_head()
