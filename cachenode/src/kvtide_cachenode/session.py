@@ -224,7 +224,7 @@ class Session:
 
     @property
     def held_bytes(self) -> int:
-        """Memory of a transaction, and of the replies that are not sent, without what is pinned in the tier."""
+        """Memory of a transaction and of replies that are not sent, without what is pinned in the tier."""
         pinned_bytes = sum(entry.length for _, entry in self._pins)
         copied_bytes = max(self.queued_bytes - pinned_bytes, 0) + BUFFER_OVERHEAD_BYTES * len(self.out)
         return copied_bytes + self.transaction_bytes
