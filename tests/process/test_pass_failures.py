@@ -126,3 +126,17 @@ async def test_whichever_call_fails_it_is_said_and_the_next_pass_recovers(
             await turn.take()
         assert turn.stalled()["status"] == "False", what
         assert len(server.of("statefulsets")) == 1, what
+
+
+async def test_a_pass_of_which_nothing_can_be_said_does_not_end_the_passes(
+    new_turn: Callable[[], Turn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise KeyError("a defect")
+
+    turn = new_turn()
+    monkeypatch.setattr(LiveCache, "run_pass", broken)
+    monkeypatch.setattr(LiveCache, "pass_failed", broken)
+    assert await turn.turns.take_pass() == 1
+    assert await turn.turns.take_pass() == 2
+    assert turn.failures() == 2
