@@ -27,7 +27,8 @@ from kvtide_cachenode.server import DataServer
 from kvtide_cachenode.session import Session
 from kvtide_cachenode.store import Store
 from kvtide_cachenode.users import Secret, Users
-from kvtide_cachenode.wire.resp import BUFFER_BYTES, STRANGER_BYTES, Broken, RequestParser
+from kvtide_cachenode.wire.events import Broken
+from kvtide_cachenode.wire.resp import BUFFER_BYTES, STRANGER_BYTES, RequestParser
 
 MI = 1024 * 1024
 FULL = b"-ERR max number of clients reached\r\n"
