@@ -31,7 +31,7 @@ from kvtide_cachenode.node import Node
 from kvtide_cachenode.request import Request
 from kvtide_cachenode.session import Session
 from kvtide_cachenode.store import Store
-from kvtide_cachenode.wire import lm, resp
+from kvtide_cachenode.wire import events, lm, resp
 
 MI: Final = 1024 * 1024
 CASE_S: Final = 1.0
@@ -130,13 +130,13 @@ def resp_events(data: bytes, cut: Callable[[], int]) -> list[Any]:
     seen: list[Any] = []
 
     def note(event: Any) -> bool:
-        if isinstance(event, resp.Announced):
+        if isinstance(event, events.Announced):
             seen.append(("announced", list(event.words), event.index, event.length))
             parser.land(DROPPED)
-        elif isinstance(event, resp.Broken):
+        elif isinstance(event, events.Broken):
             seen.append(event)
             return False
-        elif isinstance(event, resp.Landed):
+        elif isinstance(event, events.Landed):
             seen.append((event.words, list(event.places)))
         else:
             seen.append(event)
@@ -153,12 +153,12 @@ def run_resp(node: Node, data: bytes, seed: int) -> None:
     session, parser = Session(node, 1, "fuzz"), resp.RequestParser()
 
     def on_event(event: Any) -> bool:
-        if isinstance(event, resp.Announced):
+        if isinstance(event, events.Announced):
             parser.land(landing.place_for(session, event))
-        elif isinstance(event, resp.Broken):
+        elif isinstance(event, events.Broken):
             return False
         else:
-            landed = isinstance(event, resp.Landed)
+            landed = isinstance(event, events.Landed)
             request = landing.request_of(session, event) if landed else Request(event)
             if request is not None:
                 execute(session, request)

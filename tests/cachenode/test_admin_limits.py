@@ -116,6 +116,18 @@ async def test_a_drain_takes_no_wrong_deadline() -> None:
             assert (status, "deadline_s" in said) == (400, True), deadline
 
 
+async def test_a_drain_that_fails_leaves_the_node_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> bool:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("kvtide_cachenode.admin.drain", broken)
+    async with serving() as admin:
+        admin.node.ready = True
+        status, _ = await admin.say(b"POST /v1/drain HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        assert (status, admin.node.failures.total) == (500, {"admin": 1})
+        assert (await admin.say(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"))[0] == 200
+
+
 def test_an_epoch_is_reached_in_steps_that_others_can_follow() -> None:
     node = Node(Store(8 * MI, 64 * MI, make_policy("lru")), block_tokens=16)
 

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ import redis.asyncio
 
 from kvtide_cachenode import client_memory, server
 from kvtide_cachenode.client_memory import EACH_BYTES, LEAST_BYTES, UNCHARGED_BYTES, ClientMemory
+from kvtide_cachenode.commands.table import TABLE
+from kvtide_cachenode.connection import Connection
 from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.file_limit import RESERVED_FILES, connections_within
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.server import DataServer
+from kvtide_cachenode.session import Session
 from kvtide_cachenode.store import Store
 from kvtide_cachenode.users import Secret, Users
-from kvtide_cachenode.wire.resp import BUFFER_BYTES, STRANGER_BYTES, Broken, RequestParser
+from kvtide_cachenode.wire.events import Broken
+from kvtide_cachenode.wire.resp import BUFFER_BYTES, STRANGER_BYTES, RequestParser
 
 MI = 1024 * 1024
 FULL = b"-ERR max number of clients reached\r\n"
@@ -256,6 +261,50 @@ async def test_a_command_of_many_words_is_counted_while_it_arrives() -> None:
         node.store.check()
         client.writer.transport.abort()
         await until(lambda: not node.sessions)
+
+
+async def test_a_command_of_many_words_is_counted_until_it_has_run() -> None:
+    async with serving() as (node, port), talk(port) as client:
+        node.store.put(b"k", bytes(200))
+        client.writer.transport.pause_reading()
+        client.writer.write(b"*100001\r\n$4\r\nMGET\r\n" + b"$1\r\nk\r\n" * 100_000)
+        await until(lambda: any(session.queued_bytes > 250_000 for session in node.sessions.values()))
+        assert node.clients.total_bytes >= 100_000 * 48
+        client.writer.transport.resume_reading()
+        await client.reader.readexactly(len(b"*100000\r\n") + 100_000 * len(b"$200\r\n\r\n" + bytes(200)))
+        assert await client.ask(b"PING\r\n") == b"+PONG\r\n"
+        await until(lambda: node.clients.total_bytes == 0)
+
+
+async def test_what_waits_for_exec_is_counted() -> None:
+    async with serving() as (node, port), talk(port) as client:
+        assert await client.ask(b"MULTI\r\n") == b"+OK\r\n"
+        for _ in range(5):
+            assert await client.ask(b"*2\r\n$3\r\nGET\r\n$9000\r\n" + bytes(9000) + b"\r\n") == b"+QUEUED\r\n"
+        assert node.clients.total_bytes >= 40_000
+        assert await client.ask(b"EXEC\r\n") == b"*5\r\n"
+        await until(lambda: node.clients.total_bytes == 0)
+
+
+async def test_nothing_is_put_into_a_reply_that_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def reply_half(session: Session) -> None:
+        session.reply(b"$100\r\nhalf")
+        await session.room(0)
+        await asyncio.Event().wait()
+
+    half = replace(TABLE[b"ASKING"], handler=lambda session, _: session.answer_later(reply_half(session)))
+    monkeypatch.setitem(TABLE, b"HALF", half)
+    node = Node(Store(MI, MI, make_policy("lru")), block_tokens=16)
+    there, here = socket.socketpair()
+    here.setblocking(False)
+    there.setblocking(False)
+    loop = asyncio.get_running_loop()
+    connection = Connection(loop, here, Session(node, 1, "test"), lambda _: None)
+    with there:
+        await loop.sock_sendall(there, b"HALF\r\n")
+        assert await loop.sock_recv(there, 100) == b"$100\r\nhalf"
+        connection.cut_off("it held too much")
+        assert await loop.sock_recv(there, 100) == b""
 
 
 async def test_replies_that_nobody_takes_are_counted() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kvtide_cachenode.wire.resp import Broken, RequestParser
+from kvtide_cachenode.wire.events import Broken
+from kvtide_cachenode.wire.resp import RequestParser
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 import redis
 
+from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.sizing import PROCESS_BYTES
+from kvtide_cachenode.store import Store
+
 from .conftest import MI, Process
 
 CAP = 48 * MI
@@ -47,3 +51,15 @@ def test_small_values_make_way_for_large_ones_and_back(
         assert client.dbsize() == 0
         said = client.info("memory")["used_memory_rss"]
         assert abs(said - resident_bytes(node.process.pid)) < 8 * MI
+
+
+async def test_what_the_process_holds_besides_makes_room_though_nobody_writes() -> None:
+    store = Store(16 * MI, 64 * MI, make_policy("lru"))
+    for number in range(100):
+        store.put(b"%d" % number, bytes(MI // 4))
+    full, leaked = store.used_bytes, 3 * MI
+    store.watch_memory(lambda: PROCESS_BYTES + full + leaked)
+    await store.maintain()
+    assert not store.over_capacity()
+    assert store.used_bytes > 12 * MI, "no more went than had to"
+    store.check()

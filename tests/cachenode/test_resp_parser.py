@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtide_cachenode.wire import resp
-from kvtide_cachenode.wire.resp import LANDED_BYTES, Announced, Broken, Landed, RequestParser
+from kvtide_cachenode.wire.events import Announced, Broken, Landed
+from kvtide_cachenode.wire.resp import LANDED_BYTES, RequestParser
 
 small = st.one_of(st.binary(max_size=40), st.sampled_from([b"", b"\r\n", b"$3\r\nabc\r\n", b"*1\r\n"]))
 large = st.integers(LANDED_BYTES - 1, LANDED_BYTES + 3000).map(lambda n: bytes(i % 251 for i in range(n)))

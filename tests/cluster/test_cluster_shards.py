@@ -128,6 +128,29 @@ async def test_a_shard_that_hangs_is_killed_and_started_again(monkeypatch):
     assert supervisor.failures.total == {}
 
 
+async def test_a_shard_that_is_just_being_started_ends_with_the_supervisor(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "RESTART_S", 0.01)
+    supervisor = Supervisor([NODE, NODE], 64 << 20, None, None)
+    said = await supervisor.start()
+    started = tmp_path / "pid"
+    slow = f"import os, time; open({str(started)!r}, 'w').write(f'{{os.getpid()}}\\n'); time.sleep(600)"
+    supervisor._shards[1].command = [sys.executable, "-c", slow]
+    running = asyncio.create_task(supervisor.run())
+    try:
+        os.kill(said[1]["pid"], signal.SIGKILL)
+        async with asyncio.timeout(40):
+            while not (started.exists() and started.read_text().endswith("\n")):
+                await asyncio.sleep(0.02)
+    finally:
+        running.cancel()
+        await supervisor.stop()
+    async with asyncio.timeout(20):
+        with suppress(ProcessLookupError):
+            while True:
+                os.kill(int(started.read_text()), 0)
+                await asyncio.sleep(0.02)
+
+
 async def test_a_shard_that_cannot_be_started_again_ends_the_supervisor(monkeypatch):
     monkeypatch.setattr(module, "RESTART_S", 0.01)
     monkeypatch.setattr(module, "STARTS", 2)

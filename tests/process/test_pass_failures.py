@@ -141,3 +141,17 @@ async def test_an_address_that_is_not_allowed_is_said_and_sizes_are_kept(
     assert "history.url file:///tmp/x is none that this operator's" in said["PlanCurrent"]["message"]
     assert said["Stalled"]["status"] == "False"
     assert len(server.of("statefulsets")) == 1
+
+
+async def test_a_pass_of_which_nothing_can_be_said_does_not_end_the_passes(
+    new_turn: Callable[[], Turn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise KeyError("a defect")
+
+    turn = new_turn()
+    monkeypatch.setattr(LiveCache, "run_pass", broken)
+    monkeypatch.setattr(LiveCache, "pass_failed", broken)
+    assert await turn.turns.take_pass() == 1
+    assert await turn.turns.take_pass() == 2
+    assert turn.failures() == 2

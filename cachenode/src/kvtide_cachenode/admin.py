@@ -167,6 +167,9 @@ class AdminServer:
             except CannotDrainError as error:
                 node.ready = was_ready
                 return refused(409, str(error))
+            except BaseException:
+                node.ready = was_ready  # a defect here must not keep clients away
+                raise
             if not complete and node.cluster.owns_slots:
                 node.ready = was_ready  # it serves what it still owns
             moved = node.cluster.moved

@@ -8,7 +8,7 @@ import os
 import signal
 from importlib import metadata
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import click
 import uvloop
@@ -24,7 +24,7 @@ from kvtide_cachenode.logs import LogFormat, set_up
 from kvtide_cachenode.memory_limit import largest_capacity_bytes
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.opening import StoreOptions, close_store, keep_up, open_store
-from kvtide_cachenode.quantity import parse_quantity
+from kvtide_cachenode.option_types import AUTO, Address, Size
 from kvtide_cachenode.reloading import Loaded, Watched, keep_fresh
 from kvtide_cachenode.server import DataServer
 from kvtide_cachenode.shards import (
@@ -43,8 +43,6 @@ from kvtide_cachenode.users import Secret, Users, UsersError
 
 # At SIGTERM, requests under way may take so long; then connections are closed, and the tiers get their time.
 FINISH_S = 5.0
-# `--dram auto`: what fits the memory there is.
-AUTO = -1
 
 log = logging.getLogger("kvtide_node")
 
@@ -55,37 +53,6 @@ class StartError(click.ClickException):
     exit_code = MISTAKE
 
 
-class _Address(click.ParamType[tuple[str, int]]):
-    name = "HOST:PORT"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        if isinstance(value, tuple):
-            return value[0], value[1]
-        host, colon, port = str(value).rpartition(":")
-        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            self.fail(f"{value!r} is not HOST:PORT; write for example 127.0.0.1:6379", param, ctx)
-        return host.strip("[]"), int(port)
-
-
-class _Size(click.ParamType[int]):
-    """Bytes or a quantity; with ``auto`` also that word, which is `AUTO`."""
-
-    name = "SIZE"
-
-    def __init__(self, auto: bool = False) -> None:
-        self._auto = auto
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if self._auto and value == "auto":
-            return AUTO
-        try:
-            return value if isinstance(value, int) else parse_quantity(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(metadata.version("kvtide"), "-V", "--version", prog_name="kvtide-node")
 def main() -> None:
@@ -94,10 +61,10 @@ def main() -> None:
 
 @main.command(context_settings={"auto_envvar_prefix": "KVTIDE_NODE", "show_default": True})
 @click.option(
-    "--listen", type=_Address(), default="127.0.0.1:6379", help="Where clients connect (port 0: any)."
+    "--listen", type=Address(), default="127.0.0.1:6379", help="Where clients connect (port 0: any)."
 )
-@click.option("--lm", type=_Address(), help="Where LMCache's lm:// clients connect; it knows no passwords.")
-@click.option("--admin", type=_Address(), default="127.0.0.1:7379", help="Where the admin API listens.")
+@click.option("--lm", type=Address(), help="Where LMCache's lm:// clients connect; it knows no passwords.")
+@click.option("--admin", type=Address(), default="127.0.0.1:7379", help="Where the admin API listens.")
 @click.option(
     "--shards",
     type=click.IntRange(1, MAX_SHARDS),
@@ -106,12 +73,12 @@ def main() -> None:
 )
 @click.option(
     "--dram",
-    type=_Size(auto=True),
+    type=Size(auto=True),
     default="4Gi",
     help="Capacity of the DRAM tier, everything included; auto: what fits the container's memory.",
 )
 @click.option("--eviction", type=click.Choice(sorted(POLICIES)), default="lru", help="Who goes first.")
-@click.option("--ssd", type=_Size(), help="Capacity of the SSD tier; needs --ssd-path.")
+@click.option("--ssd", type=Size(), help="Capacity of the SSD tier; needs --ssd-path.")
 @click.option(
     "--ssd-path",
     type=click.Path(file_okay=False, path_type=Path),
@@ -123,7 +90,7 @@ def main() -> None:
     default="always",
     help="Which entries that leave DRAM are written.",
 )
-@click.option("--ssd-writes-per-day", type=_Size(), help="Bytes that may be written to the SSD in a day.")
+@click.option("--ssd-writes-per-day", type=Size(), help="Bytes that may be written to the SSD in a day.")
 @click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),

@@ -22,8 +22,6 @@ CHARGED_STEP_BYTES: Final = 256 * 1024
 # A connection whose replies pile up beyond its allowance is not read from, and its requests wait.
 MAX_UNSENT_BYTES: Final = 1024 * 1024
 LEAST_UNSENT_BYTES: Final = 8 * 1024
-# Evicted at once where the clients' part of the tier has grown.
-SLICE_BYTES: Final = 2 * 1024 * 1024
 CHARGE: Final = "clients"
 
 log = logging.getLogger("kvtide_node")
@@ -75,11 +73,6 @@ class ClientMemory:
         if self.total_bytes > self.limit_bytes and not self._relieving:
             self._relieving = True
             asyncio.get_running_loop().call_soon(self._relieve)
-
-    def settle(self) -> None:
-        """Bring the tier under its cap where the clients' part has grown; about once a second."""
-        if self._charged_bytes and self._store.over_capacity():
-            self._store.shrink(SLICE_BYTES)
 
     def _divide(self) -> None:
         allowance = self.limit_bytes // (2 * max(self._connections, 1))

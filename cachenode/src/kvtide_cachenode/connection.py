@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
 
 from kvtide_cachenode.commands import execute
 from kvtide_cachenode.commands.landing import give_up, place_for, request_of
 from kvtide_cachenode.request import Request
+from kvtide_cachenode.sending import send
 from kvtide_cachenode.session import ReplyCutError, Session
 from kvtide_cachenode.tls import TlsSocket
 from kvtide_cachenode.wire import replies
-from kvtide_cachenode.wire.resp import Announced, Broken, Landed, RequestParser
+from kvtide_cachenode.wire.events import Announced, Broken, Landed, Parser
+from kvtide_cachenode.wire.resp import RequestParser
 
 # Receives per turn of the loop; with the parser's limits one connection takes at most two megabytes a turn.
 RECEIVES_PER_TURN = 2
@@ -23,26 +24,10 @@ PAGE_BITS = 12
 # after every 16 of them.
 SLICE_S = 0.005
 LOOK_MASK = 15
-BUFFERS_PER_SEND = 512  # below IOV_MAX (1024)
-# More buffers than one value takes, of so many bytes altogether, are sent faster as one copy.
-FEW_BUFFERS = 3
-JOINED_BYTES = 64 * 1024
 # After a last reply, what the peer still sends is read away up to this much: closing with unread bytes resets
 # the connection, and the peer would lose the reply that says what it did wrong.
 LINGER_BYTES = 1024 * 1024
 _read_away = bytearray(64 * 1024)
-
-
-class Parser(Protocol):
-    """What a connection knows of its protocol's parser; see `wire.resp.RequestParser`."""
-
-    @property
-    def in_request(self) -> bool: ...  # noqa: D102 - said there
-    def buffers(self) -> list[memoryview]: ...  # noqa: D102
-    def received(self, count: int) -> None: ...  # noqa: D102
-    def put_aside(self) -> None: ...  # noqa: D102
-    @property
-    def held_bytes(self) -> int: ...  # noqa: D102
 
 
 class Connection:
@@ -99,7 +84,7 @@ class Connection:
 
     def cut_off(self, sentence: str) -> None:
         """Close, with an error where one can be sent."""
-        if not self._closed and not self.session.out:
+        if not (self._closed or self.session.out or self._answering):  # no reply is begun
             with suppress(OSError):
                 self._socket.sendmsg([replies.error(sentence)])
         self.close()
@@ -315,14 +300,19 @@ class Connection:
             self._send()
         self.session.report()
         self._parser.put_aside()
-        if self._weight or self.session.out or self._parser.in_request:
+        if self._weight or self.session.out or self._parser.in_request or self._holds_commands:
             self._weigh()
+
+    @property
+    def _holds_commands(self) -> bool:
+        """Whether commands are here that have been taken and not been run to their end."""
+        return self._answering is not None or self.session.transaction_bytes > 0
 
     def _weigh(self) -> None:
         """Have the node count what this connection holds, in pages: less is nothing."""
         if self._closed:
             return
-        held_bytes = self._parser.held_bytes + self.session.copied_bytes
+        held_bytes = self._parser.held_bytes + self.session.held_bytes
         if held_bytes >> PAGE_BITS != self._weight:
             self._weight = held_bytes >> PAGE_BITS
             self._clients.holds(self, self._weight << PAGE_BITS)
@@ -344,21 +334,11 @@ class Connection:
     def _send(self) -> None:
         session = self.session
         out = session.out
-        if len(out) > FEW_BUFFERS and session.queued_bytes <= JOINED_BYTES:
-            out[:] = [b"".join(out)]
-        while out:
-            try:
-                count = self._socket.sendmsg(out[:BUFFERS_PER_SEND])
-            except BlockingIOError:
-                break
-            except OSError:
-                self.close()
-                return
-            whole = _drop_sent(out, count)
-            self.moved_bytes += count
-            session.sent(count)
-            if not whole:
-                break
+        try:
+            self.moved_bytes += send(self._socket, session)
+        except OSError:
+            self.close()
+            return
         if out:
             if not self._writing:
                 self._writing = True
@@ -394,19 +374,3 @@ class Connection:
     def _writable(self) -> None:
         self._send()
         self._resume()
-
-
-def _drop_sent(out: list[bytes | memoryview], count: int) -> bool:
-    """Remove the first ``count`` bytes of ``out``; whether they ended where a buffer ends, with none cut."""
-    for index, buffer in enumerate(out):
-        size = len(buffer)
-        if count < size:
-            del out[:index]
-            if count:
-                out[0] = memoryview(buffer)[count:]
-            return False
-        count -= size
-        if not count:
-            del out[: index + 1]
-            return True
-    return True

@@ -11,9 +11,8 @@ from kvtide_cachenode.background import until_done
 from kvtide_cachenode.failures import Failures
 from kvtide_cachenode.messages import ResizeProgress
 from kvtide_cachenode.store import SsdLog, Store, TieredStore
+from kvtide_cachenode.store.room import SLICE_BYTES
 
-# Evicted and given back between two turns of the loop: half a millisecond, so that replies do not wait.
-SLICE_BYTES: Final = 2 * 1024 * 1024
 # Nothing could be freed: what is left is being sent, received or written, and ends when that does.
 BLOCKED_S: Final = 0.01
 # After this an answer says how far the shrink is instead of that it is done.

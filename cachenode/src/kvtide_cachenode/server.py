@@ -191,7 +191,6 @@ class DataServer:
         return unknown and self._node.uptime_s() - session.connected_s > LOGIN_S
 
     def _sweep(self) -> None:
-        self._node.clients.settle()
         now_s, unix_s = time.monotonic(), time.time()
         for connection in list(self._connections.values()):
             try:

@@ -34,7 +34,6 @@ class Transaction:
     """The commands between MULTI and EXEC; when one was ``wrong``, none is run."""
 
     queued: list[tuple[bytes, Request]] = field(default_factory=list)
-    queued_bytes: int = 0
     wrong: bool = False
 
     def release(self, store: Store) -> None:
@@ -68,6 +67,7 @@ class Session:
         self.out: list[bytes | memoryview] = []
         self.queued_bytes = 0
         self.transaction: Transaction | None = None
+        self.transaction_bytes = 0  # what its words take, until all have run
         self.later: Coroutine[Any, Any, object] | None = None
         self.push: Callable[[], None] = _not_connected
         self._room: asyncio.Event | None = None
@@ -223,10 +223,11 @@ class Session:
         self._pins.append((self._sent_bytes + self.queued_bytes, entry))
 
     @property
-    def copied_bytes(self) -> int:
-        """Memory of the replies that are not sent, without what is pinned in the tier."""
+    def held_bytes(self) -> int:
+        """Memory of a transaction and of replies that are not sent, without what is pinned in the tier."""
         pinned_bytes = sum(entry.length for _, entry in self._pins)
-        return max(self.queued_bytes - pinned_bytes, 0) + BUFFER_OVERHEAD_BYTES * len(self.out)
+        copied_bytes = max(self.queued_bytes - pinned_bytes, 0) + BUFFER_OVERHEAD_BYTES * len(self.out)
+        return copied_bytes + self.transaction_bytes
 
     def sent(self, count: int) -> None:
         """``count`` bytes of the front of ``out`` were sent and their buffers are not in use any more."""
@@ -271,7 +272,7 @@ class Session:
     def end_transaction(self) -> None:
         """Forget what was queued since MULTI."""
         if self.transaction is not None:
-            transaction, self.transaction = self.transaction, None
+            transaction, self.transaction, self.transaction_bytes = self.transaction, None, 0
             transaction.release(self.node.store)
 
     def reset(self) -> None:

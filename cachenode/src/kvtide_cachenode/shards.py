@@ -238,23 +238,29 @@ def shard_commands(
 
 async def _started(command: list[str]) -> tuple[Process, dict[str, Any]]:
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE)
-    assert process.stdout is not None
+    try:
+        return process, await _said(process)
+    except BaseException:
+        if process.returncode is None:
+            process.kill()  # also when nobody waits for it any more: it would outlive this process
+        raise
+
+
+async def _said(process: Process) -> dict[str, Any]:
+    """What a shard says of itself when it is ready."""
+    assert process.stdout is not None, "it is a pipe"
     try:
         async with asyncio.timeout(START_S):
             line = await process.stdout.readline()
     except TimeoutError:
-        process.kill()
-        await process.wait()
         raise ShardError(f"a shard was not ready within {START_S:.0f} s") from None
     if not line:
         raise ShardError(f"a shard ended with exit code {await process.wait()} before it was ready")
     try:
         said: dict[str, Any] = json.loads(line)
     except ValueError:
-        process.kill()
-        await process.wait()
         raise ShardError("a shard said what is not JSON when it was to say where it listens") from None
-    return process, said
+    return said
 
 
 def _address(shown: str) -> tuple[str, int]:

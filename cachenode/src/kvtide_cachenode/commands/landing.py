@@ -15,7 +15,8 @@ from kvtide_cachenode.session import Session
 from kvtide_cachenode.store import CapacityError, Reservation, Store
 from kvtide_cachenode.users import KNOWN
 from kvtide_cachenode.wire import replies
-from kvtide_cachenode.wire.resp import LANDED_BYTES, Announced, Landed, Place
+from kvtide_cachenode.wire.events import Announced, Landed, Place
+from kvtide_cachenode.wire.resp import LANDED_BYTES
 
 _NOBODYS: Final = KNOWN  # of an unknown command: whoever has said who they are may be told so
 MAX_TEXT_BYTES: Final = 2 * 1024 * 1024  # the longest trace line, or a topology of very many nodes

@@ -14,7 +14,7 @@ from kvtide_cachenode.cluster.replies import refusal
 from kvtide_cachenode.cluster.slots import key_slot
 from kvtide_cachenode.commands import keys, routing, strings
 from kvtide_cachenode.commands.below import acknowledge
-from kvtide_cachenode.commands.forward import SPLITS, Merge
+from kvtide_cachenode.commands.splits import SPLITS, Merge
 from kvtide_cachenode.commands.table import TABLE, Command, Handler
 from kvtide_cachenode.request import Request
 from kvtide_cachenode.session import Session

@@ -61,7 +61,7 @@ def queue(session: Session, transaction: Transaction, described: Command, reques
     """Keep a command of a transaction for EXEC, or say why not."""
     words = request.words
     size_bytes = sum(map(len, words)) + WORD_BYTES * len(words)
-    if len(transaction.queued) >= MAX_QUEUED or transaction.queued_bytes + size_bytes > MAX_QUEUED_BYTES:
+    if len(transaction.queued) >= MAX_QUEUED or session.transaction_bytes + size_bytes > MAX_QUEUED_BYTES:
         transaction.wrong = True
         session.fail(
             f"a transaction has at most {MAX_QUEUED} commands with {MAX_QUEUED_BYTES} bytes: "
@@ -69,7 +69,7 @@ def queue(session: Session, transaction: Transaction, described: Command, reques
         )
         return
     transaction.queued.append((described.name.encode(), request.moved()))
-    transaction.queued_bytes += size_bytes
+    session.transaction_bytes += size_bytes
     session.reply(b"+QUEUED\r\n")
 
 
@@ -89,3 +89,4 @@ async def _run(session: Session, transaction: Transaction) -> None:
                 until_s = time.monotonic() + SLICE_S
     finally:
         transaction.release(session.node.store)
+        session.transaction_bytes = 0

@@ -20,7 +20,9 @@ MOST_COUNTED_BYTES: Final = 64 * 1024 * 1024
 # Kept free of the process's own share for what comes between two counts.
 UNCOUNTED_BYTES: Final = 6 * 1024 * 1024
 HEAP: Final = "heap"
-# A slice of a shrink ends after so many entries, however small they are.
+# Evicted and given back between two turns of the loop: half a millisecond, so that replies do not wait.
+SLICE_BYTES: Final = 2 * 1024 * 1024
+# A slice ends after so many entries, however small they are.
 SLICE_ENTRIES: Final = 512
 
 

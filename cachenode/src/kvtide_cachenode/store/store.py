@@ -10,13 +10,15 @@ from kvtide_cachenode.eviction import Policy
 from kvtide_cachenode.store.arena import ADDRESSES_PER_BYTE, extent_bytes
 from kvtide_cachenode.store.index import Entry, Index
 from kvtide_cachenode.store.reservation import AT_ONCE_BYTES, CapacityError, Reservation, extent_grant
-from kvtide_cachenode.store.room import ENTRY_OVERHEAD_BYTES, Room
+from kvtide_cachenode.store.room import ENTRY_OVERHEAD_BYTES, SLICE_BYTES, Room
 
 # LMCache stores a metadata object of some hundred bytes beside every block: a page each would waste most
 # of it, so values up to this size live in the index.
 INLINE_BYTES: Final = 2048
 # Values that were announced and have not come take addresses only; at most this part of all there are.
 PROMISED_SHARE: Final = 1 / 4
+# What was charged beside the entries makes room in so many slices a second at the most.
+UPKEEP_SLICES: Final = 8
 
 
 class Store(Room):
@@ -227,6 +229,10 @@ class Store(Room):
         while self.free_flushed():
             await asyncio.sleep(0)
         self.count_memory()
+        for _ in range(UPKEEP_SLICES):
+            if not (self.over_capacity() and self.shrink(SLICE_BYTES)):
+                break
+            await asyncio.sleep(0)
 
     def _allocate(self, length: int, granted: int, beside: int) -> int | None:
         """An extent whose key and metadata take ``beside`` bytes of the capacity outside the arena."""

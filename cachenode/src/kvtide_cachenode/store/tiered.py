@@ -25,8 +25,6 @@ from kvtide_cachenode.store.store import INLINE_BYTES
 PROMOTED_SHARE: Final = 1 / 8
 # A value may be evicted again between its arrival and the reply; so often it is fetched.
 FETCH_TRIES: Final = 3
-# What upkeep evicts at once where the SSD's index has grown.
-SLICE_BYTES: Final = 4 * 1024 * 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -196,8 +194,6 @@ class TieredStore(DemotingStore):
         await self.log.maintain()
         self._charge_log()
         self._stage()
-        if self.over_capacity():
-            self.shrink(SLICE_BYTES)
 
     async def close(self, demote_s: float) -> None:
         """Write what is worth it, the hottest first, for at most ``demote_s``; then the log's snapshot."""

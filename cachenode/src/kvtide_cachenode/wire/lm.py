@@ -19,10 +19,11 @@ apart from those of LMCache's `resp://`, which stores the bare payload under the
 """
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
+
+from kvtide_cachenode.wire.events import Grow, grown
 
 KEY_BYTES: Final = 150
 KEY_PREFIX: Final = b"lm:"
@@ -92,8 +93,6 @@ class Broken:
 
 
 Event = Value | Put | Get | Exist | Health | Broken
-Grow = Callable[[int], bool]
-"""Whether the first so many bytes of a value that is being received have room."""
 
 
 def found(value: memoryview | bytes, length: int) -> bytes | None:
@@ -108,11 +107,6 @@ def found(value: memoryview | bytes, length: int) -> bytes | None:
     if mark != _MARK:
         return None
     return _REPLY.pack(_SUCCESS, length - METADATA_BYTES, fmt, dtype, *shape, location)
-
-
-def _grown(_to_bytes: int) -> bool:
-    """All the room is there."""
-    return True
 
 
 class _State(Enum):
@@ -133,7 +127,7 @@ class RequestParser:
         self._length = 0  # of the payload
         self._landed = 0
         self._memory: memoryview | None = None
-        self._grow: Grow = _grown
+        self._grow: Grow = grown
 
     @property
     def in_request(self) -> bool:
@@ -156,7 +150,7 @@ class RequestParser:
             return [header]
         missing = self._length - self._landed
         if not self._grow(METADATA_BYTES + self._landed + min(missing, VALUE_RECEIVE_BYTES)):
-            self._memory, self._grow = None, _grown
+            self._memory, self._grow = None, grown
         if self._memory is None:
             target = _dropped[:missing]
         else:
@@ -177,14 +171,14 @@ class RequestParser:
         """The next event, None when more bytes are needed."""
         if self._state is _State.VALUE and self._landed == self._length:
             self._state = _State.HEADER
-            self._memory, self._grow = None, _grown
+            self._memory, self._grow = None, grown
             return Put(self._key)
         if self._state is _State.HEADER and self._header_bytes == REQUEST_BYTES:
             self._header_bytes = 0
             return self._request()
         return None
 
-    def land(self, memory: memoryview | None, grow: "Grow | None" = None) -> None:
+    def land(self, memory: memoryview | None, grow: Grow | None = None) -> None:
         """Answer a `Value` event: the description is written into ``memory``, the payload follows it there.
 
         None drops the payload; `Put` comes all the same, so that the caller knows where it ends. ``grow`` is
@@ -193,7 +187,7 @@ class RequestParser:
         assert self._state is _State.ANNOUNCED, "land answers a Value event"
         self._state = _State.VALUE
         self._landed = 0
-        self._grow = _grown if memory is None or grow is None else grow
+        self._grow = grown if memory is None or grow is None else grow
         if memory is None:
             return
         assert len(memory) == METADATA_BYTES + self._length, "the memory has the value's length"

@@ -14,9 +14,16 @@ arguments comes as `Landed`, its words apart from its places: nothing stands amo
 
 import shlex
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Mapping
+from typing import Final
+
+from kvtide_cachenode.wire.events import Announced, Broken, Command, Event, Grow, Landed, Place, grown
+from kvtide_cachenode.wire.headers import (
+    COUNT_OF_HEADER,
+    HEADER_OF_LENGTH,
+    lacks_only_its_end,
+    number_in,
+)
 
 LANDED_BYTES: Final = 16 * 1024
 MAX_VALUE_BYTES: Final = 512 * 1024 * 1024  # redis' default proto-max-bulk-len
@@ -30,13 +37,9 @@ MAX_HEADER_BYTES: Final = 32
 SMALL_RECEIVE_BYTES: Final = 16 * 1024
 BUFFER_BYTES: Final = 64 * 1024
 SPLIT_HEAD_BYTES: Final = 1024
-SMALL_HEADER_BYTES: Final = len(b"$1023")
 # One receive into a landed value; bounds how long one connection keeps the loop.
 VALUE_RECEIVE_BYTES: Final = 1024 * 1024
 
-_HEADER_OF_LENGTH = [b"$%d" % length for length in range(1024)]
-_LENGTH_OF_HEADER = {header: length for length, header in enumerate(_HEADER_OF_LENGTH)}
-_COUNT_OF_HEADER = {b"*%d" % count: count for count in range(1, 1025)}
 # Before login a command has so many words of so many bytes altogether, none of which lands; as redis.
 STRANGER_ARGUMENTS: Final = 10
 STRANGER_BYTES: Final = LANDED_BYTES - 1
@@ -44,63 +47,6 @@ STRANGER_BYTES: Final = LANDED_BYTES - 1
 ARGUMENT_OVERHEAD_BYTES: Final = 48
 READY_FACTOR: Final = 8
 _dropped = memoryview(bytearray(VALUE_RECEIVE_BYTES))  # where unwanted bytes go; nobody reads it
-
-Command = list[bytes]
-
-
-class Place(Protocol):
-    """Where a large argument arrives: memory of its length, or None to have its bytes dropped.
-
-    Before more than the first `BUFFER_BYTES` go there, `grow` is asked with how many do: when it says False,
-    the rest is dropped. ``held_bytes`` is what the place takes beside the arena.
-    """
-
-    @property
-    def memory(self) -> memoryview | None: ...  # noqa: D102 - said above
-    @property
-    def held_bytes(self) -> int: ...  # noqa: D102
-    def grow(self, to_bytes: int) -> bool: ...  # noqa: D102
-
-
-@dataclass(slots=True)
-class Announced:
-    """A large argument is about to arrive: number ``index`` of its command, of ``length`` bytes.
-
-    ``words`` and ``places`` are the command's arguments before it, as in `Landed`.
-    """
-
-    words: list[bytes]
-    places: dict[int, Place]
-    length: int
-
-    @property
-    def index(self) -> int:
-        """The number of the argument; the command's name is number 0."""
-        return len(self.words) + len(self.places)
-
-
-@dataclass(slots=True)
-class Landed:
-    """A complete command with large arguments.
-
-    ``words`` are the small ones in their order, ``places`` the large ones by their number in the command.
-    """
-
-    words: list[bytes]
-    places: dict[int, Place]
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """The stream is not RESP; ``reason`` is redis' wording. No event follows."""
-
-    reason: str
-
-
-Event = Command | Announced | Landed | Broken
-Grow = Callable[[int], bool]
-"""Whether the first so many bytes of a value that is being received have room."""
-
 
 # Connections receive one after the other: they share one buffer, and each keeps what it could not use yet.
 _spare: list[memoryview] = []
@@ -138,7 +84,7 @@ class RequestParser:
         self._argument_bytes = 0
         self._length = 0
         self._memory: memoryview | None = None
-        self._grow: Grow = _grown
+        self._grow: Grow = grown
         self._landed = 0
 
     @property
@@ -153,8 +99,11 @@ class RequestParser:
 
     @property
     def held_bytes(self) -> int:
-        """About how much memory is taken by what has arrived and was not taken as a command."""
-        words = self._words if self._state != _START else ()
+        """About how much memory is taken by what has arrived: no command yet, or the one that was taken last.
+
+        Commands of small arguments that arrived whole count no more once they are taken.
+        """
+        words = self._words
         parsed = self._argument_bytes + ARGUMENT_OVERHEAD_BYTES * len(words) if words else 0
         texts = sum(place.held_bytes for place in self._places.values()) if self._places else 0
         unparsed = self._end - self._start
@@ -187,7 +136,7 @@ class RequestParser:
             return [self._view[self._end : self._end + self._receive_bytes]]
         missing = self._length - self._landed
         if not self._grow(self._landed + min(missing, VALUE_RECEIVE_BYTES)):
-            self._memory, self._grow = None, _grown
+            self._memory, self._grow = None, grown
         if missing > VALUE_RECEIVE_BYTES:
             return [self._target(VALUE_RECEIVE_BYTES)]
         # The end of the value and what follows it come in one call.
@@ -210,6 +159,8 @@ class RequestParser:
             return self._ready.popleft()
         if self._buffer is _AWAY:
             self._take_buffer()
+        if self._state == _START and self._words:
+            self._words = []  # of the command before: it has run
         if self._state == _START and self._end > self._start:
             if not self._plain:
                 announced = self._split_head()
@@ -235,7 +186,7 @@ class RequestParser:
         assert memory is None or len(memory) == self._length, "the memory has the value's length"
         self._places[len(self._words) + len(self._places)] = place
         self._memory = memory
-        self._grow = _grown if memory is None else place.grow
+        self._grow = grown if memory is None else place.grow
         self._state = _VALUE
         self._plain = False
         self._receive_bytes = SMALL_RECEIVE_BYTES
@@ -274,7 +225,7 @@ class RequestParser:
         last = len(parts) - 1  # what follows the last CRLF is not a whole part
         at = 0
         while at < last:
-            count = _COUNT_OF_HEADER.get(parts[at])
+            count = COUNT_OF_HEADER.get(parts[at])
             if count is None or count > self._most_arguments:
                 break
             stop = at + 1 + 2 * count
@@ -284,12 +235,12 @@ class RequestParser:
                 self._deferred = (
                     (at > 0 or not was_deferred)
                     and sum(map(len, rest)) <= BUFFER_BYTES // 4
-                    and _lacks_only_its_end(rest)
+                    and lacks_only_its_end(rest)
                 )
                 break
             arguments = parts[at + 2 : stop : 2]
             try:
-                headers = [_HEADER_OF_LENGTH[len(argument)] for argument in arguments]
+                headers = [HEADER_OF_LENGTH[len(argument)] for argument in arguments]
             except IndexError:
                 break
             if headers != parts[at + 1 : stop : 2]:
@@ -314,7 +265,7 @@ class RequestParser:
         _, name_header, name, key_header, key, header, rest = parts
         if name_header != b"$%d" % len(name) or key_header != b"$%d" % len(key) or header[:1] != b"$":
             return None
-        length = _number(header)
+        length = number_in(header)
         if length is None or not LANDED_BYTES <= length <= self._most_bulk_bytes:
             return None
         self._start += len(head) - len(rest)
@@ -348,7 +299,7 @@ class RequestParser:
         line = self._line(MAX_HEADER_BYTES, "too big mbulk count string")
         if line is None or isinstance(line, Broken):
             return line
-        count = _number(line)
+        count = number_in(line)
         if count is None or count > MAX_ARGUMENTS:
             return self._break("invalid multibulk length")
         if count > self._most_arguments:
@@ -380,7 +331,7 @@ class RequestParser:
             return line
         if line[:1] != b"$":
             return self._break(f"expected '$', got '{chr(line[0]) if line else ' '}'")
-        length = _number(line)
+        length = number_in(line)
         if length is None or not 0 <= length <= MAX_VALUE_BYTES:
             return self._break("invalid bulk length")
         if length > self._most_bulk_bytes:
@@ -406,7 +357,7 @@ class RequestParser:
     def _at_value(self) -> Event | None:
         if self._landed < self._length or self._end < self._start + 2:
             return None
-        self._memory, self._grow = None, _grown
+        self._memory, self._grow = None, grown
         return self._argument_complete()
 
     def _argument_complete(self) -> Event | None:
@@ -436,30 +387,3 @@ _STEPS = (
     RequestParser._at_value,
     RequestParser._at_rest,
 )
-
-
-def _grown(_to_bytes: int) -> bool:
-    """All the room is there."""
-    return True
-
-
-def _lacks_only_its_end(parts: list[bytes]) -> bool:
-    """Whether a command of short arguments, split at CRLF, is right as far as it is there."""
-    headers, arguments, end = parts[1:-1:2], parts[2:-1:2], parts[-1]
-    if len(headers) > len(arguments):
-        if len(end) > _LENGTH_OF_HEADER.get(headers.pop(), -1):
-            return False
-    elif end[:1] not in b"$" or b"\n" in end or len(end) > SMALL_HEADER_BYTES:
-        return False
-    try:
-        return headers == [_HEADER_OF_LENGTH[len(argument)] for argument in arguments]
-    except IndexError:
-        return False
-
-
-def _number(line: bytes) -> int | None:
-    digits = line[1:]
-    negative = digits.startswith(b"-")
-    if not (digits[1:] if negative else digits).isdigit():
-        return None
-    return int(digits)

@@ -5,6 +5,8 @@ cache       one cache: a pass
 declared    what is declared of it
 plans       its CachePlans
 turns       its passes, one at a time, and how a failure is said
+failures    what to say of one
+metrics     how long passes and rounds take, and how they end
 controller  which caches there are, and when it is whose turn
 """
 

@@ -122,7 +122,7 @@ class Controller:
                 cache.round_failure = None
             except NotLeaderError:
                 pass  # the controller is about to be stopped
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is said in one place
                 await turns.failed("round", error)
             turns.woken.set()
             await asyncio.sleep(max(scaling.interval - (time.monotonic() - began_s), SPACING_S))

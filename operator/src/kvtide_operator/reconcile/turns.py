@@ -75,3 +75,5 @@ class Turns:
             await (cache.pass_failed(failure) if of == "pass" else cache.round_failed(failure))
         except (ApiError, NotLeaderError) as unsaid:
             log.warning("Could not say so", extra={"cache": str(cache.key), "reason": str(unsaid)})
+        except Exception:  # the turns go on, whatever it is
+            log.exception("Could not say so", extra={"cache": str(cache.key)})
