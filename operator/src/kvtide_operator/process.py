@@ -152,7 +152,7 @@ class OperatorProcess:
         self._run(self._lead(), "leader")
 
     def end(self) -> None:
-        """Begin to stop, at once: what wakes at `ended` may take its time, the Lease is let go before that."""
+        """Begin to stop: the Lease is let go at once, whatever else takes its time."""
         self._stopping = self._stopping or asyncio.create_task(self._stop())
 
     async def stop(self) -> None:
