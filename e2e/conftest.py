@@ -23,14 +23,25 @@ warm_up(load_manifest(Path(sys.argv[1])))
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--yes", action="store_true", help="also what deletes all TieredCaches of a cluster that was kept"
+    )
+
+
+@pytest.fixture(scope="session")
+def was_kept() -> bool:
+    """Whether the cluster was there before the tests, and may have something that somebody wants to keep."""
+    return os.environ.get("KUBECONFIG", str(KUBECONFIG)) != str(KUBECONFIG) or own.is_up(with_node=True)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def cluster() -> Iterator[None]:
+def cluster(was_kept: bool) -> Iterator[None]:
     """A cluster with a node; KUBECONFIG names it and kubectl is on the PATH while the tests run.
 
     One of our own that was not up before is taken down again.
     """
     given, path = os.environ.get("KUBECONFIG"), os.environ["PATH"]
-    was_up = own.is_up(with_node=True)
     if given is None:
         os.environ["KUBECONFIG"] = str(own.up(with_node=True))
     if shutil.which("kubectl") is None:
@@ -41,7 +52,7 @@ def cluster() -> Iterator[None]:
         os.environ["PATH"] = path
         if given is None:
             del os.environ["KUBECONFIG"]
-            if not was_up:
+            if not was_kept:
                 own.down()
 
 

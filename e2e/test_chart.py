@@ -3,7 +3,6 @@
 import asyncio
 import copy
 import json
-import os
 import random
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +18,6 @@ from prometheus_client import CollectorRegistry
 
 from e2e.client import new_api
 from e2e.helm import helm
-from e2e.kube.places import KUBECONFIG
 from kvtide_operator.act.kubernetes.api import ApiMetrics, KubernetesApi, OpenGate
 from kvtide_operator.act.kubernetes.children import admin_secret, children
 from kvtide_operator.act.kubernetes.errors import ForbiddenError
@@ -130,7 +128,10 @@ async def refused(call: Any) -> bool:
     return False
 
 
-@pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["default"], "networkPolicy": {"enabled": True}}])
+@pytest.mark.parametrize(
+    "values",
+    [{"watchAllNamespaces": True}, {"watchNamespaces": ["default"], "networkPolicy": {"enabled": True}}],
+)
 def test_the_api_server_accepts_all_of_it(namespace: str, values: dict[str, Any]) -> None:
     made = run(
         str(helm()),
@@ -251,7 +252,7 @@ async def test_one_replica_leads_and_the_other_follows_it(
     repository, _, tag = operator_image.rpartition(":")
     values = {
         "image": {"repository": repository, "tag": tag},
-        "watchNamespaces": [] if everywhere else [namespace],
+        "watchAllNamespaces": everywhere,
     }
     selector = f"app.kubernetes.io/instance={namespace}"
 
@@ -325,10 +326,14 @@ async def test_a_cache_is_made_and_left_alone_under_the_shipped_role(
         await people.delete(TIER_CLASS, None, namespace, uid=made["metadata"]["uid"])
 
 
-def test_the_chart_brings_the_kinds_and_leaves_them(namespace: str) -> None:
+def test_the_chart_brings_the_kinds_and_leaves_them(
+    namespace: str, was_kept: bool, request: pytest.FixtureRequest
+) -> None:
     """As in a cluster that has never seen them: they, and what people declared, outlive the release."""
-    if os.environ["KUBECONFIG"] != str(KUBECONFIG):
-        pytest.skip("in a cluster that is not ours the kinds stay")
+    if was_kept and not request.config.getoption("--yes"):
+        pytest.skip(
+            "deletes the kinds, and with them every TieredCache of a cluster that was kept: say --yes"
+        )
     kinds, within = str(ROOT / "crds"), f"--namespace={namespace}"
     values = {"crds": {"install": True}, "watchNamespaces": [namespace], "replicas": 0}
     cache = {**CACHE, "metadata": {"name": "chat", "namespace": namespace}}

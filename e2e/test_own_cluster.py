@@ -10,6 +10,7 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
+from e2e.kube import cluster as own
 from e2e.kube import control_plane, daemons
 from e2e.kube.places import HOST_ADDRESS, KUBECONFIG
 from e2e.kubectl import KubectlError, apply, get, kubectl, until
@@ -37,6 +38,15 @@ def claim(namespace: str, size: str) -> dict[str, Any]:
         "metadata": {"name": "data", "namespace": namespace},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}},
     }
+
+
+def test_a_scheduler_that_has_ended_is_noticed_and_started_again() -> None:
+    own_only()
+    daemons.stop("kube-scheduler", signal.SIGKILL)
+    assert not own.is_up(with_node=True)
+    assert own.up(with_node=True) == KUBECONFIG
+    assert daemons.pid("kube-scheduler") is not None
+    assert own.is_up(with_node=True)
 
 
 async def test_volume_grows_under_a_running_pod(namespace: str, node_image: str) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import click
@@ -28,7 +29,7 @@ def up(*, with_node: bool) -> Path:
     need(NODE if with_node else OPENSSL)
     binaries.build(*binaries.CONTROL_PLANE, *(binaries.NODE if with_node else ()))
     since_s = time.monotonic()
-    if is_up(with_node=with_node):
+    if is_up(with_node=with_node) or _started_again(with_node=with_node):
         return KUBECONFIG
     if STATE.exists():
         down()
@@ -78,10 +79,37 @@ def status() -> None:
 
 
 def is_up(*, with_node: bool) -> bool:
-    """Whether a cluster of this kind serves."""
-    if not KUBECONFIG.exists() or network.is_there() != with_node:
+    """Whether a cluster of this kind serves, with all that belongs to it: without a scheduler no pod runs."""
+    if not _is_of_kind(with_node=with_node) or _ended(with_node=with_node):
         return False
     return control_plane.is_ready() and (node.is_ready() if with_node else True)
+
+
+def _is_of_kind(*, with_node: bool) -> bool:
+    return KUBECONFIG.exists() and network.is_there() == with_node
+
+
+def _ended(*, with_node: bool) -> list[str]:
+    """Programs of the cluster that do not run."""
+    names = (*control_plane.NAMES, *(node.NAMES if with_node else ()))
+    return [name for name in names if daemons.pid(name) is None]
+
+
+def _started_again(*, with_node: bool) -> bool:
+    """Start what has ended in a cluster that otherwise goes on; whether it serves then."""
+    ended = _ended(with_node=with_node)
+    if not _is_of_kind(with_node=with_node) or not ended or not control_plane.is_ready():
+        return False
+    click.echo(f"{', '.join(ended)} had ended and is started again", err=True)
+    try:
+        for name in ended:
+            daemons.start_again(name)
+        serves = partial(is_up, with_node=with_node)
+        daemons.wait_for("the cluster to serve again", serves, control_plane.READY_S)
+    except (MissingError, OSError) as error:
+        click.echo(f"in vain: {error}; the cluster is made anew", err=True)
+        return False
+    return True
 
 
 def _end_shims() -> None:

@@ -103,6 +103,18 @@ def test_defaults_of_the_values_are_in_the_schema_and_the_other_way_round() -> N
         ({"env": [{"nam": "A"}]}, "nam"),
         ({"serviceAccount": {"annotations": {"a": 1}}}, "annotations"),
         ({"rbac": {"create": "no"}}, "create"),
+        ({"fullnameOverride": "My Operator"}, "fullnameOverride"),
+        ({"fullnameOverride": "-a"}, "fullnameOverride"),
+        ({"nameOverride": "Kv_Tide"}, "nameOverride"),
+        ({"watchAllNamespaces": "yes"}, "watchAllNamespaces"),
+        ({"watchAllNamespaces": True, "watchNamespaces": ["a"]}, "leave one of them out"),
+        ({"resources": {"limits": {"memory": "lots"}}}, "memory"),
+        ({"resources": {"limits": {"memory": "-1Gi"}}}, "memory"),
+        ({"resources": {"limits": {"memory": "100Mi"}}}, "give at least 512Mi"),
+        ({"resources": {"limits": {"memory": 600}}}, "give at least 512Mi"),
+        ({"resources": {"limits": {"memory": "1500m"}}}, "give at least 512Mi"),
+        ({"resources": {"requests": {"memory": "3Gi"}}}, "resources.requests.memory 3Gi is more than"),
+        ({"resources": {"limits": {"cpu": "50m"}}}, "resources.requests.cpu 100m is more than"),
     ],
 )
 def test_wrong_values_are_refused_by_name(run_helm, values, named) -> None:
@@ -122,8 +134,26 @@ def test_the_operator_takes_its_arguments(render) -> None:
         main.parse_args(context, [text.replace("$(POD_IP)", "fd00::7") for text in arguments])
         assert context.params["metrics"] == ("fd00::7", 8080)
         assert context.params["probes"] == ("fd00::7", 8081)
-        assert context.params["namespaces"] == tuple(values.get("watchNamespaces", ()))
+        assert context.params["namespaces"] == tuple(values.get("watchNamespaces", ("kvtide-system",)))
         assert context.params["identity"] == "$(POD_NAME)"
+
+
+def test_all_namespaces_are_looked_after_where_that_is_asked_for(render) -> None:
+    arguments = pod_of(render({"watchAllNamespaces": True}))["spec"]["containers"][0]["args"]
+    assert not [one for one in arguments if one.startswith("--namespace")]
+
+
+@pytest.mark.parametrize("memory", ["2G", "1.5Gi", 2147483648, "1147483648"])
+def test_sizes_of_every_spelling_are_taken(render, memory) -> None:
+    spec = pod_of(render({"resources": {"limits": {"memory": memory}}}))["spec"]
+    assert spec["containers"][0]["resources"]["limits"] == {"memory": memory}
+
+
+def test_the_chart_and_the_documents_ask_for_the_same_kubernetes() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    asked = chart["kubeVersion"].removeprefix(">=").removesuffix(".0-0")
+    for page in ("README.md", "docs/kubernetes.md"):
+        assert f"Kubernetes {asked} or newer" in (ROOT / page).read_text()
 
 
 def test_everything_a_user_sets_arrives(render) -> None:

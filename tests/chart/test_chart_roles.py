@@ -19,7 +19,7 @@ NAMESPACED = {
     ("", "pods/resize"): {"patch"},
     ("", "persistentvolumeclaims"): {"get", "list", "watch", "patch", "delete"},
     ("", "secrets"): {"get", "create"},
-    ("", "events"): {"get", "create", "patch"},
+    ("", "events"): {"get", "list", "create", "patch"},
 }
 CLUSTER = {
     ("kvtide.dev", "tierclasses"): {"get", "list", "watch"},
@@ -57,8 +57,13 @@ def bound(objects: dict[str, Any], account: str, namespace: str) -> dict[str, Ri
 
 
 def test_all_namespaces(render) -> None:
-    given = bound(render(), "kvtide", "kvtide-system")
+    given = bound(render({"watchAllNamespaces": True}), "kvtide", "kvtide-system")
     assert given == {"": NAMESPACED | CLUSTER, "kvtide-system": LEASES}
+
+
+def test_the_own_namespace_alone_unless_others_are_named(render) -> None:
+    given = bound(render(), "kvtide", "kvtide-system")
+    assert given == {"": CLUSTER, "kvtide-system": NAMESPACED | LEASES}
 
 
 def test_some_namespaces(render) -> None:
@@ -82,7 +87,7 @@ def test_only_the_own_lease_can_be_taken(render) -> None:
     assert taking["resourceNames"] == ["kvtide-operator"]
 
 
-@pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["a"]}])
+@pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["a"]}, {"watchAllNamespaces": True}])
 def test_nothing_is_allowed_by_a_wildcard_or_escalates(render, values) -> None:
     for each in render(values).values():
         for rule in each.get("rules", []):

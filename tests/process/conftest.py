@@ -6,6 +6,7 @@ defaults, rights or watches. `test_api_contract.py` says what it must do; the en
 of a real API server.
 """
 
+import asyncio
 import copy
 import json
 import random
@@ -20,6 +21,7 @@ import pytest
 from aiohttp import web
 from kubernetes.client import Configuration
 from prometheus_client import CollectorRegistry
+from tests.process.turn import Turn
 
 from kvtide_operator.act.kubernetes.api import ApiMetrics, Gate, KubernetesApi, OpenGate
 from kvtide_operator.act.kubernetes.transport import Transport
@@ -92,12 +94,15 @@ class FakeApi:
 
     def _list(self, plural: str, namespace: str, request: web.Request) -> web.Response:
         label = request.query.get("labelSelector", "")
+        selected = request.query.get("fieldSelector", "")
+        fields = [part.split("=", 1) for part in selected.split(",") if part]
         found = [
             raw
             for (kind, where, _), raw in self.objects.items()
             if kind == plural
             and (not namespace or where == namespace)
             and (not label or label in raw["metadata"].get("labels", {}))
+            and all(_field(raw, path) == value for path, value in fields)
         ]
         items = [{k: v for k, v in raw.items() if k not in ("kind", "apiVersion")} for raw in found]
         limit = int(request.query.get("limit", "500"))
@@ -153,6 +158,13 @@ class FakeApi:
         made["metadata"]["resourceVersion"] = str(self.version)
         self.objects[key] = made
         return made
+
+
+def _field(raw: Json, path: str) -> str:
+    found: Any = raw
+    for name in path.split("."):
+        found = found.get(name, {})
+    return str(found)
 
 
 def _parts(path: str) -> tuple[str, str, str, str]:
@@ -229,6 +241,20 @@ async def new_api(server: FakeApi) -> AsyncIterator[Callable[..., KubernetesApi]
 @pytest.fixture
 def api(new_api: Callable[..., KubernetesApi]) -> KubernetesApi:
     return new_api()
+
+
+@pytest.fixture
+async def new_turn(
+    server: FakeApi, new_api: Callable[..., KubernetesApi]
+) -> AsyncIterator[Callable[..., Turn]]:
+    made: list[Turn] = []
+
+    def make(**cache: Any) -> Turn:
+        made.append(Turn(server, new_api(attempts=1), **cache))
+        return made[-1]
+
+    yield make
+    await asyncio.gather(*(turn.turns.cache.close() for turn in made))
 
 
 @pytest.fixture

@@ -150,6 +150,42 @@ async def test_only_the_one_that_leads_is_started_and_both_are_ready(
     assert second.term == first.term + 1
 
 
+async def test_the_other_leads_before_this_one_has_ended_what_is_under_way(
+    server: Any, replica: Callable[..., Any]
+) -> None:
+    one, first, _ = await replica("one")
+    two, second, _ = await replica("two")
+    may_end = asyncio.Event()
+
+    async def stop() -> None:
+        await may_end.wait()
+
+    first.stop = stop
+    one.lead()
+    await first.until(lambda: bool(first.happened))
+    two.lead()
+    one.end()
+    await second.until(lambda: bool(second.happened))
+    assert not one.ended.is_set()
+    with pytest.raises(NotLeaderError):
+        await first.around.api.create(
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "team"}}
+        )
+    may_end.set()
+    await one.ended.wait()
+
+
+async def test_a_server_that_is_busy_does_not_keep_the_lease_from_being_handed_over(
+    server: Any, replica: Callable[..., Any]
+) -> None:
+    one, first, _ = await replica("one")
+    one.lead()
+    await first.until(lambda: bool(first.happened))
+    server.faults.extend([(500, {}), (429, {"Retry-After": "1"})])
+    await one.stop()
+    assert server.of("leases")[0]["spec"]["holderIdentity"] == ""
+
+
 async def test_it_waits_for_its_kinds_and_says_so(
     server: Any,
     replica: Callable[..., Any],

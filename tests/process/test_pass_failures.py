@@ -1,20 +1,13 @@
 """Any call of a pass fails in any way: status, an Event and a metric say it, and the next pass recovers."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
+from tests.process.turn import CACHE, Turn
 
-from kvtide_operator.act.kubernetes.api import KubernetesApi
-from kvtide_operator.act.kubernetes.events import Events
-from kvtide_operator.act.kubernetes.execute import Executor
-from kvtide_operator.observe.watch_store import ObjectStore
-from kvtide_operator.reconcile.cache import Hands, LiveCache
-from kvtide_operator.reconcile.metrics import ReconcileMetrics
-from kvtide_operator.reconcile.turns import Turns
-from kvtide_operator.world.kinds import CHILD_KINDS, OWN_KINDS, TIER_CLASS, TIERED_CACHE, CacheKey
+from kvtide_operator.reconcile.cache import LiveCache
+from kvtide_operator.world.kinds import TIERED_CACHE
 
 MALFORMED: tuple[int, dict[str, str]] = (200, {})
 NO_FAULT: tuple[int, dict[str, str]] = (0, {})
@@ -22,76 +15,6 @@ FAULTS = {str(code): (code, {}) for code in (403, 404, 409, 422, 429, 500)} | {
     "no answer": None,
     "malformed": MALFORMED,
 }
-KEY = CacheKey("default", "chat")
-CLASS = {
-    "apiVersion": "kvtide.dev/v1alpha1",
-    "kind": "TierClass",
-    "metadata": {"name": "dram"},
-    "spec": {"medium": "DRAM", "price": {"currency": "USD", "capacity": [{"perGiBHour": "0.003"}]}},
-}
-CACHE = {
-    "apiVersion": "kvtide.dev/v1alpha1",
-    "kind": "TieredCache",
-    "metadata": {"name": KEY.name, "namespace": KEY.namespace, "generation": 1},
-    "spec": {
-        "model": {"name": "m", "kvBytesPerToken": 1024},
-        "engine": {"gpuHour": "2", "profile": {"source": "Catalogue", "system": "h100_sxm"}},
-        "tiers": [
-            {
-                "name": "dram",
-                "medium": "DRAM",
-                "classes": ["dram"],
-                "capacity": {"initial": "64Mi", "min": "64Mi", "max": "1Gi"},
-            }
-        ],
-        "nodes": {"replicas": {"min": 1}},
-    },
-}
-
-
-class Turn:
-    """One cache of a controller, a pass at a time."""
-
-    def __init__(self, server: Any, api: KubernetesApi) -> None:
-        self.server = server
-        self.registry = CollectorRegistry()
-        self.store = ObjectStore((*OWN_KINDS, *CHILD_KINDS), lambda _: None)
-        self.store.put(TIER_CLASS, server.put("tierclasses", CLASS))
-        self.store.put(TIERED_CACHE, server.put("tieredcaches", CACHE))
-        executor = Executor(api, live=self.store.get, seen=self.store.put)
-        hands = Hands(api, executor, Events(api, "me"), self.store, "kvtide", 1)
-        self.turns = Turns(LiveCache(KEY, hands), ReconcileMetrics(self.registry))
-
-    async def take(self) -> None:
-        await self.turns.take_pass()
-
-    def stalled(self) -> dict[str, str]:
-        (cache,) = self.server.of("tieredcaches")
-        conditions = {one["type"]: one for one in cache.get("status", {}).get("conditions", ())}
-        return conditions.get("Stalled", {"status": "Unknown", "message": ""})
-
-    def warnings(self) -> list[str]:
-        return [event["message"] for event in self.server.of("events") if event["type"] == "Warning"]
-
-    def failures(self) -> float:
-        return sum(
-            sample.value
-            for metric in self.registry.collect()
-            for sample in metric.samples
-            if sample.name == "kvtide_operator_failures_total"
-        )
-
-
-@pytest.fixture
-async def new_turn(server: Any, new_api: Callable[..., KubernetesApi]) -> AsyncIterator[Callable[[], Turn]]:
-    made: list[Turn] = []
-
-    def make() -> Turn:
-        made.append(Turn(server, new_api(attempts=1)))
-        return made[-1]
-
-    yield make
-    await asyncio.gather(*(turn.turns.cache.close() for turn in made))
 
 
 async def calls_of_a_new_cache(server: Any, turn: Turn) -> list[tuple[str, str]]:

@@ -42,7 +42,7 @@ their cache by owner references, so that most need no delete; a user's spec is n
   verbs: [get, create]
 - apiGroups: [""]
   resources: [events]
-  verbs: [get, create, patch]
+  verbs: [get, list, create, patch]
 {{- end -}}
 
 {{- /* What is of no namespace: read only. */ -}}

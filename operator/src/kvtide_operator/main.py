@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -162,6 +164,9 @@ def _registry(process: OperatorProcess, kinds: tuple[Kind, ...]) -> kopf.Operato
         for kind in kinds:
             if selector := selector_of(kind):
                 settings.watching.label_selectors[kind.group, kind.version, kind.plural] = selector
+        # Instead of kopf's own, which ends all watches before anybody hears that the Lease shall be let go.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, _end, process)
         process.lead()
 
     @kopf.on.cleanup(registry=registry)
@@ -169,6 +174,11 @@ def _registry(process: OperatorProcess, kinds: tuple[Kind, ...]) -> kopf.Operato
         await process.stop()
 
     return registry
+
+
+def _end(process: OperatorProcess) -> None:
+    asyncio.get_running_loop().call_later(EXIT_LIMIT_S, os.kill, os.getpid(), signal.SIGKILL)
+    process.end()
 
 
 def _handler(process: OperatorProcess, kind: Kind) -> Any:

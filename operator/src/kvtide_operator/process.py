@@ -122,6 +122,7 @@ class OperatorProcess:
         self._store: ObjectStore | None = None
         self._controller: Controller | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopping: asyncio.Task[None] | None = None
         self.failure: str | None = None
         self.ended = asyncio.Event()
 
@@ -150,13 +151,21 @@ class OperatorProcess:
         """Stand for leader from now on, and lead whenever elected."""
         self._run(self._lead(), "leader")
 
+    def end(self) -> None:
+        """Begin to stop: the Lease is let go at once, whatever else takes its time."""
+        self._stopping = self._stopping or asyncio.create_task(self._stop())
+
     async def stop(self) -> None:
         """Stop acting, release the Lease, close everything. Can be called twice."""
+        self.end()
+        assert self._stopping is not None
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._election.release()
         await self._endpoints.stop()
         for api in self._apis:
             api.close()
@@ -179,7 +188,8 @@ class OperatorProcess:
                 await self._controller.start(term)
                 await self._election.keep()
             finally:
-                await self._stop_controller(self._controller)
+                # Another may lead while this one ends what is under way: the gate lets nothing more through.
+                await asyncio.gather(self._election.release(), self._stop_controller(self._controller))
 
     async def _stop_controller(self, controller: Controller) -> None:
         try:

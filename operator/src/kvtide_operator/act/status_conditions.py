@@ -40,8 +40,10 @@ def _ready(seen: Seen) -> Said:
     wanted = seen.world.stateful_set.replicas
     serving = [pod.name for pod in seen.world.pods if pod.ready and not pod.deleting]
     if len(serving) < wanted:
-        missing = sorted(pod.name for pod in seen.world.pods if pod.name not in serving)
-        names = f": waits for {', '.join(missing)}" if missing else ""
+        troubles = seen.world.troubles
+        missing = {pod.name for pod in seen.world.pods if pod.name not in serving} | set(troubles)
+        waits = [f"{name} ({troubles[name]})" if name in troubles else name for name in sorted(missing)]
+        names = f": waits for {', '.join(waits)}" if waits else ""
         return "False", "NodesNotReady", f"{len(serving)} of {wanted} nodes are ready{names}"
     return "True", "NodesReady", f"{wanted} node{'s' if wanted > 1 else ''} ready"
 

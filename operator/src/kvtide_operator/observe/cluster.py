@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from kvtide_operator.api.quantity import parse_cpu, parse_quantity
+from kvtide_operator.observe.troubles import pod_trouble
 from kvtide_operator.world.cluster import ClaimState, PodResize, PodState, ResizeReason, SetState
 from kvtide_operator.world.kinds import GROWN_AT, NODE_CONTAINER, SSD_CLAIM, TEMPLATE_HASH, Raw
 
@@ -62,6 +63,7 @@ def _pod_state(pod: Raw) -> PodState:
         resize=_resize(metadata, status),
         wanted_cpu=_cpu(wanted),
         cpu=_cpu(actual) if "running" in actual.get("state", {}) else None,
+        trouble=pod_trouble(status),
     )
 
 

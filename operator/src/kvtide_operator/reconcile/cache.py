@@ -38,6 +38,7 @@ from kvtide_operator.reconcile.allowed import ALLOWED, Allowed
 from kvtide_operator.reconcile.declared import first_class, manifest_of, sentence_of, within
 from kvtide_operator.reconcile.failures import Failure
 from kvtide_operator.reconcile.plans import Plans
+from kvtide_operator.reconcile.troubles import Troubles
 from kvtide_operator.world.cluster import CacheWorld
 from kvtide_operator.world.kinds import SERVICE_MONITOR, TIER_CLASS, TIERED_CACHE, CacheKey, Raw
 
@@ -99,6 +100,7 @@ class LiveCache:
     ssd_class: str | None = None
     nodes: Nodes = field(init=False)
     plans: Plans = field(init=False)
+    troubles: Troubles = field(init=False)
     _classes: dict[str, TierClass] = field(default_factory=dict)
     _known: bool = False
     _acted: bool = False
@@ -111,6 +113,7 @@ class LiveCache:
     def __post_init__(self) -> None:
         self.nodes = Nodes(self.hands.api, self.key)
         self.plans = Plans(self.hands.api, self.hands.store, self.key)
+        self.troubles = Troubles(self.hands.api, self.key)
 
     @property
     def decisions(self) -> Sequence[DecisionStatus]:
@@ -229,7 +232,7 @@ class LiveCache:
         uid = cache.metadata.uid
         await self.nodes.follow(cache, uid, world.pods)
         states, silent = await self.nodes.ask()
-        world = replace(world, nodes=states, silent=silent)
+        world = replace(world, nodes=states, silent=silent, troubles=await self.troubles.of(world, uid))
         ssd_class = manifest.classes[self.ssd_class].spec if self.ssd_class else None
         done = converge(
             world,
@@ -245,10 +248,13 @@ class LiveCache:
             storage_class=ssd_class.storage_class_name if ssd_class else None,
             target_since_s=self._moves[0].time if self._moves else 0.0,
         )
+        stateful_set, foreign = done.stateful_set, list[str]()
+        if stateful_set is not None:
+            stateful_set, foreign = await self.troubles.refused(stateful_set, world, uid)
         manifests = children(
             cache,
             uid,
-            done.stateful_set,
+            stateful_set,
             ssd_class=ssd_class,
             operator_namespace=hands.namespace,
             has_service_monitors=SERVICE_MONITOR in hands.store.kinds,
@@ -258,7 +264,8 @@ class LiveCache:
         self._held = done.held
         # What failed is not tried again at once.
         self._acted = bool(taken) and all(outcome.ending is Ending.DONE for outcome in taken)
-        await self._learn((*applied, *taken))
+        others = (Outcome(sentence, Ending.FOREIGN, sentence) for sentence in foreign)
+        await self._learn((*applied, *others, *taken))
         return world, done
 
     async def _learn(self, outcomes: tuple[Outcome, ...]) -> None:
@@ -283,6 +290,8 @@ class LiveCache:
             await self.hands.events.record(
                 self._raw, "ResizeGivenUp", f"{held.pod}: {held.reason}", kind="Warning"
             )
+        for sentence in self.troubles.lasting(world.troubles):
+            await self.hands.events.record(self._raw, "PodNotRunning", sentence, kind="Warning")
         seen = Seen(
             cache=cache,
             world=world,
@@ -291,6 +300,7 @@ class LiveCache:
             problem=problem,
             blocked=(
                 *(one.sentence for one in self.failed if not _is_waited_for(one)),
+                *self.troubles.blocked,
                 *world.unreadable,
                 *self.plans.unreadable,
             ),

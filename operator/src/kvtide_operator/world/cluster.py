@@ -31,6 +31,7 @@ class PodState:
         memory_bytes: the limit that the container really has; None while it does not run.
         wanted_cpu: thousandths of a core that the container's spec requests; None where it requests none.
         cpu: those that it really has; None while it does not run.
+        trouble: what keeps it from running, in the words of Kubernetes; None where nothing is known to.
         unreadable: why nothing else here can be believed; such a pod may well run.
         resize: a resize that is not through, None when there is none. One that the kubelet has not looked at
             yet (``status.observedGeneration`` is behind) is not through.
@@ -50,6 +51,7 @@ class PodState:
     resize: PodResize | None = None
     wanted_cpu: int | None = None
     cpu: int | None = None
+    trouble: str | None = None
     unreadable: str | None = None
 
 
@@ -106,6 +108,7 @@ class CacheWorld:
         at_s: seconds since the epoch.
         nodes: what the node in each pod says of itself, by the pod's name.
         silent: why the node of a pod did not answer, by the pod's name.
+        troubles: why a pod does not run or is not there, by the pod's name, as far as Kubernetes says it.
         unreadable: a sentence on each object that says what nobody understands.
     """
 
@@ -115,4 +118,5 @@ class CacheWorld:
     claims: tuple[ClaimState, ...] = ()
     nodes: Mapping[str, NodeState] = field(default_factory=dict)
     silent: Mapping[str, str] = field(default_factory=dict)
+    troubles: Mapping[str, str] = field(default_factory=dict)
     unreadable: tuple[str, ...] = ()

@@ -98,10 +98,12 @@ class KubernetesApi:
         return await self._call(Call("GET", kind.path(namespace, name), {}), kind)
 
     async def list(
-        self, kind: Kind, namespace: str | None = None, label_selector: str = ""
+        self, kind: Kind, namespace: str | None = None, label_selector: str = "", *, field_selector: str = ""
     ) -> tuple[list[dict[str, Any]], str]:
         """The objects of a kind, and the resource version at which the list holds."""
         query = {"limit": str(PAGE_OBJECTS)}
+        if field_selector:
+            query["fieldSelector"] = field_selector
         if label_selector:
             query["labelSelector"] = label_selector
         items: list[dict[str, Any]] = []

@@ -25,6 +25,9 @@ RETRY_S: Final = 2.0
 JITTER: Final = 1.2
 """Candidates wait up to this many times longer, so that they do not all ask at once."""
 CALL_TIMEOUT_S: Final = 5.0
+RELEASE_TIMEOUT_S: Final = 8.0
+"""For giving the Lease back: less than it takes to run out, and than a process has to end."""
+RELEASE_RETRY_S: Final = 0.5
 TERM_UNIT_S: Final = 10
 """A Lease made anew begins at the seconds since 1970 over this, and not at 0: after somebody deleted a Lease,
 the next terms must be above those that the nodes have seen. It changes hands more slowly than that."""
@@ -133,18 +136,26 @@ class Election:
         """
         self._term = None
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
-                # A renewal that was under way when `keep` was cancelled may have made another version.
+            async with asyncio.timeout(RELEASE_TIMEOUT_S):
                 while self._lease is not None and self._lease["spec"].get("holderIdentity") == self.identity:
-                    free = self._changed(self._lease, holderIdentity="", leaseDurationSeconds=1)
-                    try:
-                        self._lease = await self.leases.replace(free)
-                        log.info("Released the Lease")
-                    except ConflictError:
-                        self._lease = await self.leases.get(LEASE, self.namespace, self.name)
+                    await self._let_go(self._lease)
         except (ApiError, TimeoutError) as error:
             log.warning("Could not release the Lease", extra={"reason": str(error) or "no answer in time"})
         self._lease = None
+
+    async def _let_go(self, lease: Mapping[str, Any]) -> None:
+        try:
+            free = self._changed(lease, holderIdentity="", leaseDurationSeconds=1)
+            self._lease = await self.leases.replace(free)
+            log.info("Released the Lease")
+        except ConflictError:
+            # A renewal that was under way when `keep` was cancelled may have made another version.
+            self._lease = await self.leases.get(LEASE, self.namespace, self.name)
+        except NotFoundError:
+            self._lease = None
+        except ApiError as error:
+            log.warning("Could not release the Lease yet", extra={"reason": str(error)})
+            await asyncio.sleep(RELEASE_RETRY_S)
 
     async def _try_to_acquire(self) -> bool:
         try:

@@ -193,11 +193,11 @@ def seats_of(world: CacheWorld, name: str, ordinals: Iterable[int]) -> tuple[Sea
     for ordinal in ordinals:
         pod, claim, own = pods.get(ordinal), claims.get(ordinal), f"{name}-{ordinal}"
         if pod is None:
-            seats.append(Seat(ordinal, own, None, claim, None))
+            seats.append(Seat(ordinal, own, None, claim, None, world.troubles.get(own, "")))
             continue
         serves = pod.ip is not None and pod.memory_bytes is not None and not pod.deleting
         node = world.nodes.get(pod.name) if serves else None
-        why = "its pod is being deleted" if pod.deleting else world.silent.get(pod.name, "it is starting")
-        why = pod.unreadable or why
+        said = world.troubles.get(pod.name) or world.silent.get(pod.name, "it is starting")
+        why = pod.unreadable or ("its pod is being deleted" if pod.deleting else said)
         seats.append(Seat(ordinal, own, pod, claim, node, why))
     return tuple(seats)
