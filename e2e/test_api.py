@@ -424,9 +424,11 @@ def test_what_was_stored_before_a_rule_can_be_written_corrected_and_deleted(
         wrong["metadata"] = {"name": f"stored-{number}"}
         wrong["spec"]["nodes"].setdefault("template", {})
         stored[f"stored-{number}"] = case["name"]
-        eventually(
-            lambda wrong=wrong: kubectl("apply", "-n", namespace, "-f", "-", stdin=wrong).returncode == 0
-        )
+
+        def is_stored(wrong: dict[str, Any] = wrong) -> bool:
+            return kubectl("apply", "-n", namespace, "-f", "-", stdin=wrong).returncode == 0
+
+        eventually(is_stored)
     assert len(stored) == len(STORED_BEFORE)
     right("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=before)
     fresh = {**wrong, "metadata": {"name": "fresh"}}
