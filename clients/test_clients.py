@@ -16,8 +16,6 @@ from clients.nodes import PASSWORD, Cluster, cluster, node
 
 BOTH = [(name, protocol) for name, client in CLIENTS.items() for protocol in client.protocols]
 CHECKS = {"values", "many", "pipeline", "transaction", "scan", "deletion", "largeKeys"}
-NOT_YET = {"transaction", "largeKeys"}
-"""Not right yet: what stands between MULTI and EXEC is run, and keys of 16 KiB are confused."""
 NOT_IN_A_CLUSTER = {"redis-rs": {"scan"}}
 """What a client has no call for."""
 
@@ -67,7 +65,7 @@ def playing(
 
 
 def assert_right(said: Report, without: AbstractSet[str] = frozenset()) -> None:
-    assert {name: one for name, one in said.items() if not one["ok"] and name not in NOT_YET} == {}
+    assert {name: one for name, one in said.items() if not one["ok"]} == {}
     assert set(said) == (CHECKS - without) | {"ready", "churn"}
     assert said["churn"]["recovered"], said["churn"]
     assert said["churn"]["wrong"] == 0
@@ -126,14 +124,9 @@ def test_tls(name: str, program_of: Play, password_file: Path, tmp_path: Path) -
     assert_right(said)
 
 
-@pytest.mark.xfail(
-    reason="a node without users refuses AUTH in words that ioredis does not know", strict=False
-)
 def test_ioredis_gives_a_password_to_open_nodes(program_of: Play) -> None:
     with cluster() as made:
         port = made.nodes[0].port
-        with playing(
-            program_of("ioredis"), port, is_cluster=True, password=PASSWORD, patience_s=20.0
-        ) as said:
+        with playing(program_of("ioredis"), port, is_cluster=True, password=PASSWORD) as said:
             pass
     assert_right(said)
