@@ -88,6 +88,7 @@ class _NoDiffs(kopf.DiffBaseStorage):
 @click.option("--probes", type=_Address(), default="0.0.0.0:8081", help="Where the kubelet asks.")
 @click.option("--lease-namespace", help="Where the Lease is kept; default: the pod's namespace.")
 @click.option("--identity", default=socket.gethostname, help="Name of this replica; default: the host's.")
+@click.option("--release", default="kvtide-operator", help="What caches call this operator in their status.")
 @click.option("--log-format", type=click.Choice(get_args(LogFormat)), default="json", help="How logs look.")
 def main(
     namespaces: tuple[str, ...],
@@ -95,6 +96,7 @@ def main(
     probes: tuple[str, int],
     lease_namespace: str | None,
     identity: str,
+    release: str,
     log_format: LogFormat,
 ) -> None:
     """Keeps the TieredCaches of a Kubernetes cluster at the right size."""
@@ -106,7 +108,7 @@ def main(
         if not _NAMESPACE_FILE.exists():
             raise click.UsageError("outside a pod --lease-namespace is needed: where may the Lease be kept?")
         lease_namespace = _NAMESPACE_FILE.read_text("ascii").strip()
-    options = Options(namespaces, metrics, probes, lease_namespace, identity)
+    options = Options(namespaces, metrics, probes, lease_namespace, identity, release)
     try:
         ended_well = asyncio.run(_serve(options))
     except (CredentialsError, ListenError) as error:

@@ -52,6 +52,7 @@ def status_of(seen: Seen) -> TieredCacheStatus:
     generation = cache.metadata.generation or None
     return TieredCacheStatus(
         observed_generation=generation,
+        looked_after_by=last.looked_after_by,
         endpoints=Endpoints(redis=client_url(cache)),
         connection=Connection(config_map=connection_name(cache)),
         hit_ratio=_steady(measured, last.hit_ratio, RATIO_STEP),

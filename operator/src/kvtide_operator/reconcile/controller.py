@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from kvtide_operator.act.kubernetes.errors import NotLeaderError
+from kvtide_operator.api.status import LookedAfterBy
 from kvtide_operator.loop import Loop
 from kvtide_operator.observe.nodes import NodeObserver
 from kvtide_operator.planner.prices import price_of
@@ -13,6 +14,7 @@ from kvtide_operator.planner.process import Planner
 from kvtide_operator.process import Surroundings
 from kvtide_operator.reconcile.access import metrics_of
 from kvtide_operator.reconcile.cache import Hands, LiveCache
+from kvtide_operator.reconcile.leadership import Leaders, Leadership
 from kvtide_operator.reconcile.metrics import ReconcileMetrics
 from kvtide_operator.reconcile.turns import SPACING_S, UNDER_WAY_S, Turns
 from kvtide_operator.world.kinds import TIERED_CACHE, CacheKey
@@ -39,7 +41,9 @@ class Controller:
     async def start(self, term: int) -> None:
         """Begin with every cache there is; ``term`` goes into the documents for nodes."""
         around = self._around
-        self._hands = Hands(around.api, around.executor, around.events, around.store, around.namespace, term)
+        own = LookedAfterBy(release=around.release, lease=f"{around.namespace}/{around.lease}")
+        leads = Leadership(term, own, Leaders(around.api), around.outgrow)
+        self._hands = Hands(around.api, around.executor, around.events, around.store, around.namespace, leads)
         self._planner = Planner()
         await self._planner.__aenter__()
         self._threads = ThreadPoolExecutor(METRICS_THREADS, "metrics")
