@@ -10,7 +10,7 @@ NO_FAULT: tuple[int, dict[str, str]] = (0, {})
 
 
 class StubNode:
-    """One node in a pod of ``server``; its calls are counted among the server's requests, and fail with them."""
+    """One node in a pod of ``server``; its calls are counted among the server's, and fail with them."""
 
     def __init__(self, server: Any, pod: tuple[str, str, str]) -> None:
         self.server, self.pod = server, pod
@@ -52,9 +52,9 @@ class StubNode:
         topology = None if self.document is None else self.document.topology
         version = None if self.document is None else Version(self.document.term, self.document.generation)
         cluster = ClusterStatus(
-            node_id="0" * 40, epoch=0 if topology is None else topology.epoch, slots=0, heard={}, emptied=True,
-            moved_entries=0, moved_bytes=0, left_entries=0, left_bytes=0, forwarded=0, forwarded_bytes=0,
-            forward_failures=0, redirected=0, topology=topology,
+            node_id="0" * 40, epoch=0 if topology is None else topology.epoch, slots=0, heard={},
+            emptied=True, moved_entries=0, moved_bytes=0, left_entries=0, left_bytes=0, forwarded=0,
+            forwarded_bytes=0, forward_failures=0, redirected=0, topology=topology,
         )  # fmt: skip
         return NodeStatus(
             api_version="v1", version="0", boot_id="b", capabilities=[], uptime_s=1.0, ready=True,

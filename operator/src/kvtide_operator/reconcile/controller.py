@@ -117,15 +117,19 @@ class Controller:
                 continue
             scaling = manifest.cache.spec.scaling
             began_s = time.monotonic()
-            try:
-                await self._round(turns)
-                cache.round_failure = None
-            except NotLeaderError:
-                pass  # the controller is about to be stopped
-            except Exception as error:  # noqa: BLE001 - as above
-                await turns.failed("round", error)
-            turns.woken.set()
+            await self.take_round(turns)
             await asyncio.sleep(max(scaling.interval - (time.monotonic() - began_s), SPACING_S))
+
+    async def take_round(self, turns: Turns) -> None:
+        """One round of a cache; the next pass writes what came of it."""
+        try:
+            await self._round(turns)
+            turns.cache.round_failure = None
+        except NotLeaderError:
+            pass  # the controller is about to be stopped
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is said in one place
+            await turns.failed("round", error)
+        turns.woken.set()
 
     async def _round(self, turns: Turns) -> None:
         cache, manifest = turns.cache, turns.cache.manifest
