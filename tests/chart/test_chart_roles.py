@@ -24,6 +24,7 @@ NAMESPACED = {
 CLUSTER = {
     ("kvtide.dev", "tierclasses"): {"get", "list", "watch"},
     ("storage.k8s.io", "storageclasses"): {"get", "list", "watch"},
+    ("coordination.k8s.io", "leases"): {"get"},
 }
 LEASES = {("coordination.k8s.io", "leases"): {"create", "get", "update"}}
 

@@ -235,6 +235,42 @@ def test_a_write_decided_in_an_earlier_term_is_refused_in_a_later_one(run: Calla
     run(scenario())
 
 
+def test_a_leader_whose_nodes_have_seen_a_later_term_goes_above_it(run: Callable[[Any], Any]) -> None:
+    async def scenario() -> None:
+        server = LeaseServer()
+        one = candidate(server, "one")
+        term = await one.campaign()
+        keeping = asyncio.create_task(one.keep())
+        one.outgrow(term - 1)
+        await asyncio.sleep(RETRY_S * 2)
+        assert not keeping.done()
+        one.outgrow(term + 100)
+        await keeping
+        with pytest.raises(NotLeaderError):
+            one.check(term)
+        await one.release()
+        assert await one.campaign() == term + 101
+
+    run(scenario())
+
+
+def test_one_that_does_not_lead_gets_to_no_higher_term(run: Callable[[Any], Any]) -> None:
+    async def scenario() -> None:
+        server = LeaseServer()
+        one, two = candidate(server, "one"), candidate(server, "two")
+        await one.campaign()
+        keeping = asyncio.create_task(one.keep())
+        campaign = asyncio.create_task(two.campaign())
+        two.outgrow(2_000_000_000)
+        await asyncio.sleep(DURATION_S * 3)
+        assert one.leads
+        assert not campaign.done()
+        for task in (keeping, campaign):
+            task.cancel()
+
+    run(scenario())
+
+
 def test_a_paused_process_may_not_write_when_it_wakes(run: Callable[[Any], Any]) -> None:
     async def scenario() -> None:
         server = LeaseServer()

@@ -15,6 +15,7 @@ import pytest
 
 from kvtide_cachenode.client import NodeClient, NodeRefused
 from kvtide_operator.act.kubernetes.api import KubernetesApi
+from kvtide_operator.act.kubernetes.errors import InvalidError
 from kvtide_operator.api.manifest import Manifest, ManifestError
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.reconcile import access
@@ -203,7 +204,10 @@ async def test_a_secret_of_metrics_without_the_key_is_named(server: Any, api: Ku
     }
     measured = TieredCache.model_validate(document)
     with ThreadPoolExecutor(1) as threads:
-        with pytest.raises(ManifestError, match=r"prometheus-token.*no text under the key 'token'; give it"):
+        with pytest.raises(
+            InvalidError,
+            match=r"prometheus-token: has no readable key .token., which spec.metrics names; add it",
+        ):
             await access.metrics_of(api, measured, threads)
         put(server, "prometheus-token", {"token": b64encode(b"x").decode()})
         assert await access.metrics_of(api, measured, threads) is not None

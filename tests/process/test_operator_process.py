@@ -75,7 +75,7 @@ async def replica(kubeconfig: None) -> AsyncIterator[Callable[..., Any]]:
 
     async def start(identity: str = "one") -> tuple[OperatorProcess, Recorder, Options]:
         made: list[Recorder] = []
-        options = Options(("team",), free_address(), free_address(), "kvtide", identity)
+        options = Options(("team",), free_address(), free_address(), "kvtide", identity, "kvtide")
         process = OperatorProcess(options, lambda around: made.append(Recorder(around)) or made[-1])
         started.append(process)
         await process.start()

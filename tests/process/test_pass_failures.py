@@ -1,13 +1,17 @@
 """Any call of a pass fails in any way: status, an Event and a metric say it, and the next pass recovers."""
 
+import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.process.turn import CACHE, Turn
+from tests.process.stub_node import StubNode
+from tests.process.turn import CACHE, KEY, Turn
 
+from kvtide_operator.reconcile import access
 from kvtide_operator.reconcile.cache import LiveCache
-from kvtide_operator.world.kinds import TIERED_CACHE
+from kvtide_operator.world.kinds import POD, TIERED_CACHE
 
 MALFORMED: tuple[int, dict[str, str]] = (200, {})
 NO_FAULT: tuple[int, dict[str, str]] = (0, {})
@@ -78,3 +82,90 @@ async def test_a_pass_of_which_nothing_can_be_said_does_not_end_the_passes(
     assert await turn.turns.take_pass() == 1
     assert await turn.turns.take_pass() == 2
     assert turn.failures() == 2
+
+
+class Resize:
+    """A cache of one node that runs, and its user's edit to twice the size."""
+
+    def __init__(self, server: Any, turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.server, self.turn = server, turn
+        self.at = ("pods", KEY.namespace, "chat-0")
+        self.node = StubNode(server, self.at)
+        monkeypatch.setattr(access, "NodeClient", lambda *_: self.node)
+
+    async def settle(self, passes: int = 12) -> None:
+        """Passes, and a kubelet that does at once what is asked of it."""
+        for _ in range(passes):
+            self.kubelet()
+            await self.turn.take()
+        self.kubelet()
+
+    def kubelet(self) -> None:
+        found = self.server.of("statefulsets")
+        if not found:
+            return
+        pod = self.server.objects.get(self.at) or self.turn.pod("chat-0", found[0])
+        (container,) = pod["spec"]["containers"]
+        running = {"name": "node", "state": {"running": {}}, "resources": container["resources"]}
+        status = {
+            "podIP": "10.0.0.1",
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": [running],
+        }
+        self.turn.store.put(POD, self.server.put("pods", {**pod, "status": status}))
+
+    async def edit(self, size: str) -> None:
+        self.size = size
+        tiers = copy.deepcopy(CACHE["spec"]["tiers"])
+        tiers[0]["capacity"]["initial"] = size
+        self.turn.edit({"tiers": tiers, "scaling": {"mode": "Manual"}})
+        self.server.requests.clear()
+
+    def said(self) -> str:
+        return json.dumps(self.server.objects["tieredcaches", *KEY]["status"])
+
+    def at_rest(self) -> bool:
+        status = self.server.objects["tieredcaches", *KEY]["status"]
+        conditions = {one["type"]: one["status"] for one in status["conditions"]}
+        sizes = (status["tiers"][0]["actual"], conditions["Stalled"], conditions["Reconciling"])
+        return sizes == (self.size, "False", "False")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_whichever_call_of_a_resize_fails_it_is_said_and_the_next_pass_goes_on(
+    fault: str, server: Any, new_turn: Callable[[], Turn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, calls = 0, 1
+    while number < calls:
+        server.objects.clear()
+        resize = Resize(server, new_turn(), monkeypatch)
+        await resize.settle()
+        await resize.edit("128Mi")
+        server.faults.extend([*[NO_FAULT] * number, FAULTS[fault]])
+        said = []
+        while len(server.requests) <= number and not (number and resize.at_rest()):
+            resize.kubelet()
+            await resize.turn.take()
+            said.append(resize.said())
+        # What was refused is in the status of the pass that goes on around it.
+        resize.kubelet()
+        await resize.turn.take()
+        if len(server.requests) <= number:
+            break  # it is through with fewer calls than that
+        verb, path = server.requests[number]
+        now = said[-1] + resize.said()
+        what = f"{verb} {path} with {fault}: {now}, {resize.turn.warnings()}"
+        harmless = fault in ("404", "409") or "/events" in path
+        if path == "/v1/status":
+            assert "chat-0" in now, what
+            assert "/v1/status" in now, what
+        elif not harmless:
+            assert resize.turn.failures() >= 1, what
+            assert path in " ".join(resize.turn.warnings()), what
+            assert path in now, what
+        if path.endswith("/resize") and fault in ("403", "422"):
+            await resize.edit("144Mi")  # the same size would be asked for again in ten minutes
+        await resize.settle()
+        assert resize.at_rest(), what
+        number, calls = number + 1, max(calls, len(server.requests), number + 2)
+    assert number >= 8, "calls that were tried"

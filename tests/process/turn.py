@@ -9,8 +9,10 @@ from prometheus_client import CollectorRegistry
 from kvtide_operator.act.kubernetes.api import KubernetesApi
 from kvtide_operator.act.kubernetes.events import Events
 from kvtide_operator.act.kubernetes.execute import Executor
+from kvtide_operator.api.status import LookedAfterBy
 from kvtide_operator.observe.watch_store import ObjectStore
 from kvtide_operator.reconcile.cache import Hands, LiveCache
+from kvtide_operator.reconcile.leadership import Leaders, Leadership
 from kvtide_operator.reconcile.metrics import ReconcileMetrics
 from kvtide_operator.reconcile.turns import Turns
 from kvtide_operator.world.kinds import CHILD_KINDS, OWN_KINDS, POD, TIER_CLASS, TIERED_CACHE, CacheKey
@@ -54,8 +56,11 @@ class Turn:
         name: str = KEY.name,
         tiers: Sequence[dict[str, Any]] = (),
         classes: Sequence[dict[str, Any]] = (),
+        release: str = "kvtide",
+        term: int = 1,
     ) -> None:
         self.server = server
+        self.now_s = 0.0
         self.key = CacheKey(KEY.namespace, name)
         self.registry = CollectorRegistry()
         self.store = ObjectStore((*OWN_KINDS, *CHILD_KINDS), lambda _: None)
@@ -64,10 +69,18 @@ class Turn:
         made: dict[str, Any] = copy.deepcopy(CACHE)
         made["metadata"]["name"] = name
         made["spec"]["tiers"] += tiers
-        self.store.put(TIERED_CACHE, server.put("tieredcaches", made))
+        there = server.objects.get(("tieredcaches", *self.key))
+        self.hear(there or server.put("tieredcaches", made))
         executor = Executor(api, live=self.store.get, seen=self.store.put)
-        hands = Hands(api, executor, Events(api, "me"), self.store, "kvtide", 1)
+        by = LookedAfterBy(release=release, lease=f"{release}/kvtide-operator")
+        self.outgrown: list[int] = []
+        leads = Leadership(term, by, Leaders(api, lambda: self.now_s), self.outgrown.append)
+        hands = Hands(api, executor, Events(api, "me"), self.store, "kvtide", leads)
         self.turns = Turns(LiveCache(self.key, hands), ReconcileMetrics(self.registry))
+
+    def hear(self, cache: dict[str, Any]) -> None:
+        """As the watch tells."""
+        self.store.put(TIERED_CACHE, cache)
 
     def edit(self, spec: dict[str, Any]) -> None:
         """As a user does."""

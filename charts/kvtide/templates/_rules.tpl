@@ -53,4 +53,9 @@ their cache by owner references, so that most need no delete; a user's spec is n
 - apiGroups: [storage.k8s.io]
   resources: [storageclasses]
   verbs: [get, list, watch]
+# Whether another operator lives that a cache names in its status.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [kvtide-operator]
+  verbs: [get]
 {{- end -}}

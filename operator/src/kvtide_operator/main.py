@@ -101,6 +101,7 @@ class _NoDiffs(kopf.DiffBaseStorage):
     help="Beginning of a URL where caches may have Prometheus.",
 )
 @click.option("--identity", default=socket.gethostname, help="Name of this replica; default: the host's.")
+@click.option("--release", default="kvtide-operator", help="What caches call this operator in their status.")
 @click.option("--log-format", type=click.Choice(get_args(LogFormat)), default="json", help="How logs look.")
 def main(
     namespaces: tuple[str, ...],
@@ -110,6 +111,7 @@ def main(
     allow_history: tuple[str, ...],
     allow_prometheus: tuple[str, ...],
     identity: str,
+    release: str,
     log_format: LogFormat,
 ) -> None:
     """Keeps the TieredCaches of a Kubernetes cluster at the right size."""
@@ -122,7 +124,7 @@ def main(
             raise click.UsageError("outside a pod --lease-namespace is needed: where may the Lease be kept?")
         lease_namespace = _NAMESPACE_FILE.read_text("ascii").strip()
     allowed = Allowed(allow_history, allow_prometheus)
-    options = Options(namespaces, metrics, probes, lease_namespace, identity)
+    options = Options(namespaces, metrics, probes, lease_namespace, identity, release)
     try:
         ended_well = asyncio.run(_serve(options, allowed))
     except (CredentialsError, ListenError) as error:

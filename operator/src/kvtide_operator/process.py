@@ -46,6 +46,7 @@ class Options:
     Attributes:
         namespaces: whose caches to look after; empty for all.
         identity: a name for this replica; every process adds a suffix of its own.
+        release: what this operator and its other replicas are called.
     """
 
     namespaces: tuple[str, ...]
@@ -53,13 +54,18 @@ class Options:
     probes: Address
     lease_namespace: str
     identity: str
+    release: str
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What a controller works with. Every write through ``api`` passes the leader's gate.
 
-    ``namespace`` is where the operator's own pods are.
+    Attributes:
+        namespace: where the operator's own pods and its Lease are.
+        release: what it is called.
+        lease: its name.
+        outgrow: have the Lease come to a term above a given one.
     """
 
     api: KubernetesApi
@@ -68,6 +74,9 @@ class Surroundings:
     store: ObjectStore
     registry: CollectorRegistry
     namespace: str
+    release: str
+    lease: str
+    outgrow: Callable[[int], None]
 
 
 class Controller(Protocol):
@@ -138,9 +147,11 @@ class OperatorProcess:
         self._registry.register(_StoreMetrics(store, self._election))
         events = Events(self._api, self._identity)
         executor = Executor(self._api, live=store.get, seen=store.put)
-        self._controller = self._make_controller(
-            Surroundings(self._api, executor, events, store, self._registry, self._options.lease_namespace)
-        )
+        around = Surroundings(
+            self._api, executor, events, store, self._registry, self._options.lease_namespace,
+            self._options.release, LEASE_NAME, self._election.outgrow,
+        )  # fmt: skip
+        self._controller = self._make_controller(around)
         self._relist = Relist(
             store, self._api, namespaces=self._options.namespaces, failures=ApiError, random=random.random
         )

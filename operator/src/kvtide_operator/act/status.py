@@ -56,6 +56,7 @@ def status_of(seen: Seen) -> TieredCacheStatus:
     return TieredCacheStatus(
         observed_generation=generation,
         summary=summary_of(seen, tiers, conditions),
+        looked_after_by=last.looked_after_by,
         endpoints=Endpoints(redis=client_url(cache)),
         connection=Connection(config_map=connection_name(cache)),
         hit_ratio=_steady(measured, last.hit_ratio, RATIO_STEP),

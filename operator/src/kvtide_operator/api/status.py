@@ -24,6 +24,17 @@ class Endpoints(Reported):
     lm: Address | None = None
 
 
+class LookedAfterBy(Reported):
+    """The operator that follows a cache: its release, and the Lease by which one of its replicas leads.
+
+    Attributes:
+        lease: as NAMESPACE/NAME; another operator follows only once it is gone or has run out.
+    """
+
+    release: Name
+    lease: Address
+
+
 class Connection(Reported):
     """Where the arguments for LMCache, vLLM and SGLang are."""
 
@@ -180,6 +191,7 @@ class TieredCacheStatus(Reported):
 
     Attributes:
         summary: for people.
+        looked_after_by: the operator that writes this.
         hit_ratio: blocks hit in any tier / blocks requested.
         cost_per_hour: of all tiers.
         decisions: the last ten, newest first.
@@ -187,6 +199,7 @@ class TieredCacheStatus(Reported):
 
     observed_generation: int | None = None
     summary: Summary | None = None
+    looked_after_by: LookedAfterBy | None = None
     endpoints: Endpoints | None = None
     connection: Connection | None = None
     hit_ratio: Figure | None = None

@@ -162,6 +162,7 @@ class Pass:
         waiting: a sentence on everything that is under way.
         held: nodes that gave up on their share; kept in status, so that the next pass knows.
         settled: the world is as the target says, or as near to it as it can be.
+        deposed: the latest term that nodes follow, where that is above this leader's.
     """
 
     stateful_set: SetSpec | None
@@ -169,3 +170,4 @@ class Pass:
     waiting: tuple[str, ...] = ()
     held: tuple[Held, ...] = ()
     settled: bool = False
+    deposed: int | None = None

@@ -16,6 +16,7 @@ from kvtide_cachenode.client import NodeClient, NodeError, NodeRefused
 from kvtide_operator.act.kubernetes.admin_token import admin_token
 from kvtide_operator.act.kubernetes.api import KubernetesApi
 from kvtide_operator.act.kubernetes.children import ADMIN_PORT, admin_secret, admin_secret_name
+from kvtide_operator.act.kubernetes.errors import InvalidError
 from kvtide_operator.api.manifest import ManifestError
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.observe.nodes import node_state
@@ -171,8 +172,7 @@ async def metrics_of(api: KubernetesApi, cache: TieredCache, threads: Threads) -
     """Where the cache's metrics are; None where it names no place.
 
     Raises:
-        ApiError: a Secret that it names cannot be read.
-        ManifestError: it lacks the key.
+        ApiError: a Secret that it names cannot be read, or lacks the key.
     """
     spec = cache.spec
     if spec.metrics is None:
@@ -180,12 +180,12 @@ async def metrics_of(api: KubernetesApi, cache: TieredCache, threads: Threads) -
     prometheus, namespace = spec.metrics.prometheus, cache.metadata.namespace
 
     async def secret(name: str, key: str) -> str:
-        data = (await api.get(SECRET, namespace, name)).get("data", {})
+        data = (await api.get(SECRET, namespace, name)).get("data") or {}
         try:
-            return b64decode(data[key]).decode().strip()
+            return b64decode(data[key], validate=True).decode().strip()
         except (KeyError, ValueError):
-            raise ManifestError(
-                f"Secret {name}, which spec.metrics names, has no text under the key {key!r}; give it one"
+            raise InvalidError(
+                f"Secret {namespace}/{name}", f"has no readable key {key!r}, which spec.metrics names; add it"
             ) from None
 
     token, authority = prometheus.auth_secret_ref, prometheus.ca_secret_ref

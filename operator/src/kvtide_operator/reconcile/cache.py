@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from kvtide_operator.act.kubernetes.api import KubernetesApi
 from kvtide_operator.act.kubernetes.children import children, wanted_hash
+from kvtide_operator.act.kubernetes.errors import ConflictError
 from kvtide_operator.act.kubernetes.events import Events
 from kvtide_operator.act.kubernetes.execute import Ending, Executor, Outcome
 from kvtide_operator.act.local import Resized
@@ -37,6 +38,7 @@ from kvtide_operator.reconcile.access import Nodes
 from kvtide_operator.reconcile.allowed import ALLOWED, Allowed
 from kvtide_operator.reconcile.declared import first_class, manifest_of, sentence_of, within
 from kvtide_operator.reconcile.failures import Failure
+from kvtide_operator.reconcile.leadership import Leadership
 from kvtide_operator.reconcile.plans import Plans
 from kvtide_operator.reconcile.troubles import Troubles
 from kvtide_operator.world.cluster import CacheWorld
@@ -58,7 +60,7 @@ class Hands:
 
     Attributes:
         namespace: where the operator's own pods are.
-        term: of this leader.
+        leads: by what this process leads.
         allowed: which addresses caches may name.
     """
 
@@ -67,7 +69,7 @@ class Hands:
     events: Events
     store: ObjectStore
     namespace: str
-    term: int
+    leads: Leadership
     allowed: Allowed = ALLOWED
 
 
@@ -169,6 +171,11 @@ class LiveCache:
             self.manifest = None
             await self._write(_stalled(self._raw, Failure("InvalidSpec", sentence_of(error)), now_s))
             return "settled"
+        claimed = await self._claimed(cache)
+        if claimed is None:
+            self.manifest = None
+            return "waits"
+        cache = claimed
         await self._recall(cache, now_s)
         world = self.hands.store.world(self.key, cache.metadata.uid, now_s)
         done: Pass | None = None
@@ -204,6 +211,24 @@ class LiveCache:
     async def close(self) -> None:
         """Let go of the nodes."""
         await self.nodes.close()
+
+    async def _claimed(self, cache: TieredCache) -> TieredCache | None:
+        """The cache with this operator in its status; None while another one looks after it."""
+        leads, by = self.hands.leads, cache.status.looked_after_by if cache.status else None
+        rival = await leads.rival(by)
+        if rival is not None:
+            await self.hands.events.record(self._raw, "AnotherLeads", rival, kind="Warning")
+            return None
+        if by == leads.own:
+            return cache
+        status = {**self._raw.get("status", {}), "lookedAfterBy": leads.own.model_dump(by_alias=True)}
+        try:
+            # Of this very version: of two that claim it at once one is refused.
+            await self._write(status, resource_version=self._raw["metadata"]["resourceVersion"])
+        except ConflictError:
+            return None
+        self._raw = self.hands.store.get(TIERED_CACHE, *self.key) or self._raw
+        return TieredCache.model_validate(self._raw)
 
     async def _recall(self, cache: TieredCache, now_s: float) -> None:
         """Begin where an earlier operator was, and follow what the spec says now."""
@@ -241,7 +266,7 @@ class LiveCache:
             name=self.key.name,
             held=self._held,
             now_s=now_s,
-            term=hands.term,
+            term=hands.leads.term,
             template_hash=wanted_hash(cache, has_ssd=ssd_class is not None, ssd_class=ssd_class),
             refused=self._refused,
             volume=ssd_class.volume if ssd_class else None,
@@ -300,6 +325,7 @@ class LiveCache:
             problem=problem,
             blocked=(
                 *(one.sentence for one in self.failed if not _is_waited_for(one)),
+                *([] if done is None or done.deposed is None else [self.hands.leads.deposed(done.deposed)]),
                 *self.troubles.blocked,
                 *world.unreadable,
                 *self.plans.unreadable,
@@ -324,13 +350,17 @@ class LiveCache:
         # Whatever a round has decided meanwhile is news for the next pass.
         self._news = self._news[len(seen.decisions) :]
 
-    async def _write(self, status: dict[str, Any]) -> None:
+    async def _write(self, status: dict[str, Any], *, resource_version: str | None = None) -> None:
         if status == self._raw.get("status"):
             return
         manifest = {
             "apiVersion": API_VERSION,
             "kind": "TieredCache",
-            "metadata": {"namespace": self.key.namespace, "name": self.key.name},
+            "metadata": {
+                "namespace": self.key.namespace,
+                "name": self.key.name,
+                **({} if resource_version is None else {"resourceVersion": resource_version}),
+            },
             "status": status,
         }
         self.hands.store.put(TIERED_CACHE, await self.hands.api.apply_status(manifest))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from kvtide_operator.act.kubernetes.errors import NotLeaderError
+from kvtide_operator.api.status import LookedAfterBy
 from kvtide_operator.loop import Loop
 from kvtide_operator.observe.nodes import NodeObserver
 from kvtide_operator.planner.process import Planner
@@ -14,6 +15,7 @@ from kvtide_operator.process import Surroundings
 from kvtide_operator.reconcile.access import history_keys, metrics_of
 from kvtide_operator.reconcile.allowed import ALLOWED, Allowed
 from kvtide_operator.reconcile.cache import Hands, LiveCache
+from kvtide_operator.reconcile.leadership import Leaders, Leadership
 from kvtide_operator.reconcile.metrics import ReconcileMetrics
 from kvtide_operator.reconcile.turns import SPACING_S, UNDER_WAY_S, Turns
 from kvtide_operator.world.kinds import TIERED_CACHE, CacheKey
@@ -41,8 +43,10 @@ class Controller:
     async def start(self, term: int) -> None:
         """Begin with every cache there is; ``term`` goes into the documents for nodes."""
         around = self._around
+        own = LookedAfterBy(release=around.release, lease=f"{around.namespace}/{around.lease}")
+        leads = Leadership(term, own, Leaders(around.api), around.outgrow)
         self._hands = Hands(
-            around.api, around.executor, around.events, around.store, around.namespace, term, self._allowed
+            around.api, around.executor, around.events, around.store, around.namespace, leads, self._allowed
         )
         self._planner = Planner()
         await self._planner.__aenter__()
@@ -117,15 +121,19 @@ class Controller:
                 continue
             scaling = manifest.cache.spec.scaling
             began_s = time.monotonic()
-            try:
-                await self._round(turns)
-                cache.round_failure = None
-            except NotLeaderError:
-                pass  # the controller is about to be stopped
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is said in one place
-                await turns.failed("round", error)
-            turns.woken.set()
+            await self.take_round(turns)
             await asyncio.sleep(max(scaling.interval - (time.monotonic() - began_s), SPACING_S))
+
+    async def take_round(self, turns: Turns) -> None:
+        """One round of a cache; the next pass writes what came of it."""
+        try:
+            await self._round(turns)
+            turns.cache.round_failure = None
+        except NotLeaderError:
+            pass  # the controller is about to be stopped
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is said in one place
+            await turns.failed("round", error)
+        turns.woken.set()
 
     async def _round(self, turns: Turns) -> None:
         cache, manifest = turns.cache, turns.cache.manifest

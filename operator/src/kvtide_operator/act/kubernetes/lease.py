@@ -32,6 +32,9 @@ TERM_UNIT_S: Final = 10
 """A Lease made anew begins at the seconds since 1970 over this, and not at 0: after somebody deleted a Lease,
 the next terms must be above those that the nodes have seen. It changes hands more slowly than that."""
 
+HIGHEST_TERM: Final = 2**31 - 2
+"""``leaseTransitions`` has 32 bits, and the next term must fit, too."""
+
 log = logging.getLogger("kvtide_operator.lease")
 
 
@@ -76,6 +79,7 @@ class Election:
     _term: int | None = None
     _until_s: float = 0.0
     _highest: int = -1
+    _outgrown: bool = False
 
     @property
     def leads(self) -> bool:
@@ -102,6 +106,11 @@ class Election:
         if self._term != term or not self.leads:
             raise NotLeaderError(f"this process does not lead in term {term} any more; nothing was written")
 
+    def outgrow(self, term: int) -> None:
+        """Have `keep` end, and `campaign` come to a term above this one, as only the Lease's holder can."""
+        self._highest = max(self._highest, term)
+        self._outgrown = self._term is not None and self._term <= term
+
     async def campaign(self) -> int:
         """Wait until this process leads, and return the term."""
         while True:
@@ -123,11 +132,15 @@ class Election:
                 if not self.leads:
                     log.warning("Lost the Lease: no renewal within its deadline", extra={"term": self._term})
                     return
+                if self._outgrown:
+                    log.warning("Nodes have seen a later term", extra={"term": self._term})
+                    return
                 if not await self._renewed():
                     log.warning("Lost the Lease to another holder", extra={"term": self._term})
                     return
         finally:
             self._term = None
+            self._outgrown = False
 
     async def release(self) -> None:
         """Give the Lease back, so that another takes it at once; when `campaign` and `keep` have ended.
@@ -174,7 +187,7 @@ class Election:
         # that term has ended by then, and terms do not race ahead of the clock that a new Lease begins at.
         if spec.get("holderIdentity") and self.steady() - self._seen_s < duration_s:
             return False
-        term = int(spec.get("leaseTransitions") or 0) + 1
+        term = max(int(spec.get("leaseTransitions") or 0), self._highest) + 1
         taken = self._changed(
             lease, holderIdentity=self.identity, leaseTransitions=term, acquireTime=self._now(),
             leaseDurationSeconds=int(DURATION_S),

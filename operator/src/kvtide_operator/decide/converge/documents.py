@@ -46,6 +46,6 @@ def idle_timeouts(target: Target) -> IdleTimeouts:
     return IdleTimeouts(by_root, min(target.groups.other_s, most_s))
 
 
-def is_deposed(node: NodeState, term: int) -> bool:
-    """Whether a node follows a later leader than this one."""
-    return node.desired is not None and node.desired.term > term
+def deposed_by(node: NodeState, term: int) -> int | None:
+    """The term of the later leader that a node follows; None where this one's is the latest."""
+    return node.desired.term if node.desired is not None and node.desired.term > term else None

@@ -7,7 +7,7 @@ from kvtide_cachenode.sizing import capacity_for
 from kvtide_operator.api.tierclass import Volume
 from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.decide.converge.claims import left_over, next_claim
-from kvtide_operator.decide.converge.documents import document_for, idle_timeouts, is_deposed
+from kvtide_operator.decide.converge.documents import deposed_by, document_for, idle_timeouts
 from kvtide_operator.decide.converge.held import NOT_RUNNING, lost_or_held, still_held
 from kvtide_operator.decide.converge.replicas import next_set, recreation
 from kvtide_operator.decide.converge.roll import restarts, with_roll
@@ -91,10 +91,12 @@ def converge(
 
 
 def _pass(view: View, target: Target, refused: Sequence[Refused]) -> Pass:
-    deposed = [seat.name for seat in view.seats if seat.node and is_deposed(seat.node, view.term)]
+    later = {seat.name: deposed_by(seat.node, view.term) for seat in view.seats if seat.node}
+    deposed = {name: term for name, term in later.items() if term is not None}
     if deposed:
         said = f"{', '.join(deposed)} follows a later leader than term {view.term}"
-        return Pass(None, waiting=(said,), held=tuple(view.held.values()))
+        held = tuple(view.held.values())
+        return Pass(None, waiting=(said,), held=held, deposed=max(deposed.values()))
     slots = next_slots(view)
     steps, waiting = _node_steps(view, slots, target)
     restarted, restarting = restarts(view, slots)
