@@ -6,6 +6,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -424,17 +425,11 @@ def test_what_was_stored_before_a_rule_can_be_written_corrected_and_deleted(
         wrong["metadata"] = {"name": f"stored-{number}"}
         wrong["spec"]["nodes"].setdefault("template", {})
         stored[f"stored-{number}"] = case["name"]
-
-        def is_stored(wrong: dict[str, Any] = wrong) -> bool:
-            return kubectl("apply", "-n", namespace, "-f", "-", stdin=wrong).returncode == 0
-
-        eventually(is_stored)
+        eventually(partial(is_taken, "apply", namespace, wrong))
     assert len(stored) == len(STORED_BEFORE)
     right("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=before)
     fresh = {**wrong, "metadata": {"name": "fresh"}}
-    eventually(
-        lambda: kubectl("create", "-n", namespace, "--dry-run=server", "-f", "-", stdin=fresh).returncode != 0
-    )
+    eventually(lambda: not is_taken("create", namespace, fresh, "--dry-run=server"))
     status = json.dumps({"status": {"observedGeneration": 1, "hitRatio": "0.31"}})
     for name, case in stored.items():
         object_ = ("-n", namespace, kind, name)
@@ -449,6 +444,10 @@ def test_what_was_stored_before_a_rule_can_be_written_corrected_and_deleted(
         done = kubectl("replace", "-n", namespace, "-f", "-", stdin=corrected)
         assert done.returncode == 0, (case, done.stderr)
         right("delete", *object_)
+
+
+def is_taken(verb: str, namespace: str, manifest: dict[str, Any], *options: str) -> bool:
+    return kubectl(verb, "-n", namespace, *options, "-f", "-", stdin=manifest).returncode == 0
 
 
 def eventually(holds: Callable[[], bool]) -> None:

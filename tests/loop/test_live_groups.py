@@ -17,7 +17,6 @@ from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.converge.documents import idle_timeouts
 from kvtide_operator.decide.situation import groups_of
 from kvtide_operator.decide.steps import Target
-from kvtide_operator.loop import _roots, _ttl_s
 from kvtide_operator.plan.bounds import bounds_of
 from kvtide_operator.plan.groups import subtree_groups
 from kvtide_operator.plan.hypervolume import Hypervolume
@@ -28,6 +27,7 @@ from kvtide_operator.plan.selector import Constraints, Selection
 from kvtide_operator.plan.space import SearchSpace
 from kvtide_operator.plan.trace_plan import PlanOptions, TracePlan, plan_trace
 from kvtide_operator.plan.workers import inline
+from kvtide_operator.planner.replan import roots_of, ttl_s_of
 from kvtide_operator.planner.scenario import scenario_from
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.evaluator import Evaluator
@@ -165,8 +165,8 @@ def test_nodes_find_the_ttl_of_each_key_that_engines_write(plan: Plan) -> None:
 
 def test_what_nodes_have_is_simulated_as_it_was_chosen(evaluator: Evaluator, plan: Plan) -> None:
     target = Target(plan.chosen.configuration.dram_bytes, 1 << 40, 3600.0, groups_of(plan))
-    here = replace(plan.chosen.configuration, ttl_s=_ttl_s(target, 3600.0))
-    again = grouped_run(evaluator, DEPTH, here, _roots(target))
+    here = replace(plan.chosen.configuration, ttl_s=ttl_s_of(target, 3600.0))
+    again = grouped_run(evaluator, DEPTH, here, roots_of(target))
     assert again.outcome.prefix_hit_ratio == pytest.approx(plan.chosen.outcome.prefix_hit_ratio, abs=0.003)
 
 

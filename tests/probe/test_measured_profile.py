@@ -85,6 +85,9 @@ class Remembering:
         self.demand = Demand(1000, 8000, WINDOW_S, False, curve, None)
         self.paces = []
 
+    async def check(self, _):
+        return None
+
     async def take_in(self, *_):
         return Heard(self.demand)
 

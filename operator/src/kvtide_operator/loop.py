@@ -5,26 +5,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from math import sqrt
 from typing import Any, Protocol
 
 from kvtide_operator.act.local import Resized
 from kvtide_operator.api.conditions import shortened
-from kvtide_operator.api.engine import MeasuredProfile
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.api.point import Point
-from kvtide_operator.api.status import DecisionStatus, PredictionError, Sizes
-from kvtide_operator.decide.effect import (
-    Contradiction,
-    contradiction,
-    last_run,
-    settle_s,
-    windows_of,
-)
+from kvtide_operator.api.status import DecisionStatus, PredictionError
+from kvtide_operator.decide.effect import Contradiction, contradiction, last_run, settle_s, windows_of
 from kvtide_operator.decide.plan_document import point_of
 from kvtide_operator.decide.policy import Verdict, judge
 from kvtide_operator.decide.prediction import deviation, measured, smoothed
-from kvtide_operator.decide.situation import Recommendation, Situation, least_of, recommendation_of
+from kvtide_operator.decide.situation import Recommendation, Situation, least_of, recommendation_of, sizes_of
 from kvtide_operator.decide.steps import Target
 from kvtide_operator.observe.nodes import NodeObserver
 from kvtide_operator.observe.prometheus.source import MetricsSource
@@ -32,11 +24,12 @@ from kvtide_operator.plan.proposal import Demand, Heard, Plan
 from kvtide_operator.plan.speeds import Speeds
 from kvtide_operator.planner.bill import Bill
 from kvtide_operator.planner.process import Planner, PlannerLostError
+from kvtide_operator.planner.replan import declared_of, moved, pace_for, roots_of, ttl_s_of, with_instances
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.errors import SimulationError
-from kvtide_operator.simulate.pace import Pace, pace_of
+from kvtide_operator.simulate.pace import Pace
 from kvtide_operator.workload.trace import Trace
-from kvtide_operator.world.metrics import EngineMetrics, known
+from kvtide_operator.world.metrics import EngineMetrics
 from kvtide_operator.world.nodes import World
 
 MAX_RECOMMENDATIONS = 10_000
@@ -147,7 +140,7 @@ class Loop:
             world, pages = await self.observer.look(now_s)
             metrics = await self._read_metrics(now_s)
             contradicted = await self._contradicted(now_s)
-        manifest = _with_instances(self.manifest, metrics)
+        manifest = with_instances(self.manifest, metrics)
         heard: Heard | None = None
         searched: _Searched | None = None
         unplannable: str | None = None
@@ -196,7 +189,7 @@ class Loop:
 
     async def _unplannable(self, manifest: Manifest) -> str | None:
         """Why no load could be planned for; what can be planned is asked about once."""
-        declared = (manifest.path, manifest.keys, *_declared(manifest))
+        declared = (manifest.path, manifest.keys, *declared_of(manifest))
         if self._plannable == declared:
             return None
         reason = await self.planner.check(manifest)
@@ -237,15 +230,15 @@ class Loop:
         """The plan for the present demand: the last one while nothing that it was made for has moved."""
         if demand is None or not world.nodes or world.silent:
             return None
-        here = self._configuration(manifest), _roots(self.place.target)
+        here = self._configuration(manifest), roots_of(self.place.target)
         last = self._searched
-        pace = _pace(manifest, metrics)
+        pace = pace_for(manifest, metrics)
         if isinstance(pace, str) and last is not None and last.pace is not None:
             pace = last.pace  # what was measured stays true while metrics fail
         if (
             last is None
             or now_s - last.at_s >= SEARCH_EVERY_S
-            or (_declared(last.manifest), last.here) != (_declared(manifest), here)
+            or (declared_of(last.manifest), last.here) != (declared_of(manifest), here)
             or (isinstance(pace, Pace) and (last.pace is None or last.pace.differs(pace)))
             or moved(last.demand, demand, manifest.cache.spec.scaling.minimum_gain)
         ):
@@ -287,7 +280,7 @@ class Loop:
             return Configuration(target.dram_bytes, instances=spec.engine.count)
         return Configuration(
             target.dram_bytes,
-            _ttl_s(target, spec.ssd.ttl.max),
+            ttl_s_of(target, spec.ssd.ttl.max),
             self.place.ssd_class or spec.ssd.classes[0],
             volumes=spec.nodes.replicas.min,
             instances=spec.engine.count,
@@ -347,63 +340,6 @@ class Loop:
             after=sizes_of(verdict.target, verdict.ssd_class),
             reason=shortened(verdict.reason),
         )
-
-
-def moved(before: Demand, now: Demand, threshold: float) -> bool:
-    """Whether the demand has changed by more than ``threshold``: hits at some size, or blocks asked for.
-
-    The number of requests varies by chance: three standard deviations of a Poisson count are no change.
-    """
-    if before.curve.distance(now.curve) > threshold:
-        return True
-    rate_before, rate_now = before.blocks / before.span_s, now.blocks / now.span_s
-    chance = 3 / sqrt(min(before.requests, now.requests))
-    return abs(rate_now - rate_before) > max(threshold, chance) * max(rate_before, rate_now)
-
-
-def _ttl_s(target: Target, longest_s: float) -> float | tuple[float, ...]:
-    """The TTL of a target as the planner takes it: one, or each subtree's and then that of the rest."""
-    bound_s = longest_s if target.ttl_s is None else target.ttl_s
-    if target.groups is None:
-        return bound_s
-    each_s = (*(ttl_s for _, ttl_s in target.groups.by_root), target.groups.other_s)
-    return tuple(min(ttl_s, bound_s) for ttl_s in each_s)
-
-
-def _roots(target: Target) -> tuple[int, ...]:
-    """Ids of the blocks that name the subtrees of a target's TTLs."""
-    return tuple(int(root, 16) for root, _ in target.groups.by_root) if target.groups else ()
-
-
-def _pace(manifest: Manifest, metrics: EngineMetrics | None) -> Pace | str | None:
-    """The engines' pace, or why it is not known; None where the manifest does not ask for it."""
-    if not isinstance(manifest.cache.spec.engine.profile, MeasuredProfile):
-        return None
-    return pace_of(metrics)
-
-
-def sizes_of(target: Target, ssd_class: str | None) -> Sizes:
-    """A target as decisions write it."""
-    if not target.ssd_bytes:
-        return Sizes(dram=target.dram_bytes)
-    return Sizes(dram=target.dram_bytes, ssd=target.ssd_bytes, ssd_class=ssd_class, ttl=target.ttl_s)
-
-
-def _declared(manifest: Manifest) -> tuple[Any, ...]:
-    """What a plan depends on: not the status, which every plan changes."""
-    return manifest.cache.spec, {name: known.spec for name, known in manifest.classes.items()}
-
-
-def _with_instances(manifest: Manifest, metrics: EngineMetrics | None) -> Manifest:
-    """The manifest with as many engines as report, where it does not say how many."""
-    observed = known(metrics.instances) if metrics else None
-    engine = manifest.cache.spec.engine
-    if observed is None or observed < 1 or engine.instances is not None:
-        return manifest
-    engine = engine.model_copy(update={"instances": round(observed)})
-    spec = manifest.cache.spec.model_copy(update={"engine": engine})
-    cache = manifest.cache.model_copy(update={"spec": spec})
-    return replace(manifest, cache=cache)
 
 
 @contextmanager

@@ -121,7 +121,7 @@ class History(Model):
             f"{in_cel('self.keep')} > duration('0s')", "history.keep must be above 0s; give for example 336h"
         ),
         rule(
-            "self.url.matches('^[a-z][a-z0-9+.-]*://[^/]')",
+            "self.url.matches('^[a-z][a-z0-9+.-]*://.')",
             "history.url must be a URL; give for example s3://bucket/prefix",
         ),
         rule("!has(self.secretRef) || self.url.startsWith('s3://')", _ONLY_S3),

@@ -7,7 +7,7 @@ from typing import Final, Literal, Self
 
 from kvtide_cachenode.eviction import root_of
 from kvtide_operator.api.quantity import format_duration, format_quantity
-from kvtide_operator.api.status import DecisionStatus, PredictionError
+from kvtide_operator.api.status import DecisionStatus, PredictionError, Sizes
 from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.decide.effect import Contradiction
 from kvtide_operator.decide.steps import GroupTtls, Target
@@ -40,6 +40,13 @@ class Recommendation:
     def amount(self, dial: DialName) -> int:
         """Bytes of a tier, or whole seconds."""
         return {"dram": self.dram_bytes, "ssd": self.ssd_bytes, "ttl": round(self.ttl_s)}[dial]
+
+
+def sizes_of(target: Target, ssd_class: str | None) -> Sizes:
+    """A target as decisions write it."""
+    if not target.ssd_bytes:
+        return Sizes(dram=target.dram_bytes)
+    return Sizes(dram=target.dram_bytes, ssd=target.ssd_bytes, ssd_class=ssd_class, ttl=target.ttl_s)
 
 
 def groups_of(plan: Plan) -> GroupTtls | None:

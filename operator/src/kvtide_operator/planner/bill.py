@@ -4,12 +4,13 @@ In a cluster it is what is paid for: the memory limits of all containers, overhe
 as they are sold, also of an SSD tier that is empty. Without containers it is the tiers alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import nan
 from typing import Self
 
 from kvtide_operator.api.manifest import Manifest
-from kvtide_operator.api.tierclass import TierClass
+from kvtide_operator.api.tierclass import Medium, TierClass
 from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.decide.split import node_sizes
 from kvtide_operator.decide.steps import Target
@@ -51,6 +52,13 @@ class Bill:
             speeds = (bandwidth_of(known.spec.speed.read), bandwidth_of(known.spec.speed.write))
             fastest = max(speed.of_volume(paid_bytes / volumes) for speed in speeds)
         return price_of(known).per_hour(paid_bytes, volumes=volumes, throughput_mb_s=fastest / MB)
+
+    def by_medium(self, ssd_class: str | None, volumes: int) -> dict[Medium, Callable[[int], float]]:
+        """What bytes that are paid for cost; those of the SSD are of so many volumes."""
+        prices: dict[Medium, Callable[[int], float]] = {"DRAM": self.dram_per_hour}
+        if ssd_class is not None:
+            prices["SSD"] = lambda paid_bytes: self.ssd_per_hour(ssd_class, paid_bytes, volumes)
+        return prices
 
     def per_hour(self, dram_bytes: int, ssd_bytes: int = 0, ssd_class: str | None = None) -> float:
         """What tiers of these sizes cost; not a number where no sum of the currencies is one."""

@@ -1,7 +1,7 @@
 """One TieredCache on Kubernetes: passes that bring the cluster to its target, and what a round may decide."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -22,24 +22,23 @@ from kvtide_operator.act.status import (
     written,
 )
 from kvtide_operator.api.base import API_VERSION
-from kvtide_operator.api.conditions import condition
 from kvtide_operator.api.manifest import Manifest, ManifestError
 from kvtide_operator.api.status import DecisionStatus, TieredCacheStatus
-from kvtide_operator.api.tierclass import Medium, TierClass
+from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.converge import converge
 from kvtide_operator.decide.policy import Verdict
-from kvtide_operator.decide.situation import initial_target
+from kvtide_operator.decide.situation import initial_target, sizes_of
 from kvtide_operator.decide.steps import Held, Pass, Refused, Step, Target
-from kvtide_operator.loop import Round, sizes_of
+from kvtide_operator.loop import Round
 from kvtide_operator.observe.watch_store import ObjectStore
 from kvtide_operator.planner.bill import Bill
 from kvtide_operator.reconcile.access import Nodes
 from kvtide_operator.reconcile.allowed import ALLOWED, Allowed
 from kvtide_operator.reconcile.declared import first_class, manifest_of, sentence_of, within
-from kvtide_operator.reconcile.failures import Failure
+from kvtide_operator.reconcile.failures import Failure, stalled_status
 from kvtide_operator.reconcile.leadership import Leadership
-from kvtide_operator.reconcile.plans import Plans
+from kvtide_operator.reconcile.plans import Plans, why_no_plan
 from kvtide_operator.reconcile.troubles import Troubles
 from kvtide_operator.world.cluster import CacheWorld
 from kvtide_operator.world.kinds import SERVICE_MONITOR, TIER_CLASS, TIERED_CACHE, CacheKey, Raw
@@ -169,7 +168,7 @@ class LiveCache:
             cache = TieredCache.model_validate(self._raw)
         except ValidationError as error:
             self.manifest = None
-            await self._write(_stalled(self._raw, Failure("InvalidSpec", sentence_of(error)), now_s))
+            await self._write(stalled_status(self._raw, Failure("InvalidSpec", sentence_of(error)), now_s))
             return "settled"
         claimed = await self._claimed(cache)
         if claimed is None:
@@ -201,7 +200,7 @@ class LiveCache:
             NotLeaderError: another operator leads by now.
         """
         await self.hands.events.record(self._raw, failure.reason, failure.sentence, kind="Warning")
-        await self._write(_stalled(self._raw, failure, time.time()))
+        await self._write(stalled_status(self._raw, failure, time.time()))
 
     async def round_failed(self, failure: Failure) -> None:
         """Say why the last round came to no end, until one does; the next pass writes it into the status."""
@@ -307,6 +306,7 @@ class LiveCache:
         self, cache: TieredCache, world: CacheWorld, done: Pass | None, problem: str | None
     ) -> None:
         last, manifest = self.last, self.manifest
+        bill = Bill.of(manifest) if manifest is not None else None
         await self.plans.review(
             cache, self.target, settled=done is not None and done.settled, at_s=world.at_s
         )
@@ -332,14 +332,14 @@ class LiveCache:
             ),
             ssd_class=self.ssd_class,
             volume=manifest.classes[self.ssd_class].spec.volume if manifest and self.ssd_class else None,
-            prices=_prices(manifest, self.ssd_class, volumes=len(world.claims)),
-            has_one_currency=manifest is not None and Bill.of(manifest).has_one_currency,
+            prices=bill.by_medium(self.ssd_class, len(world.claims)) if bill else {},
+            has_one_currency=bill is not None and bill.has_one_currency,
             prefix_hit_ratio=last.demand.seen_prefix_hit_ratio if last and last.demand else None,
             metrics=last.metrics if last else None,
             plan=last.plan if last else None,
             plan_name=self.plans.newest,
             approved=self.plans.approved,
-            no_plan=self.unplannable or self.round_failure or _no_plan(last),
+            no_plan=self.unplannable or self.round_failure or why_no_plan(last),
             prediction_error=last.noise if last else None,
             decisions=tuple(self._news),
         )
@@ -374,39 +374,3 @@ def _moves_of(status: TieredCacheStatus | None) -> list[DecisionStatus]:
 def _is_waited_for(outcome: Outcome) -> bool:
     """Whether a pass goes on around a refusal, and `Reconciling` says so."""
     return outcome.ending is Ending.REFUSED and isinstance(outcome.what, Step)
-
-
-def _no_plan(last: Round | None) -> str | None:
-    """Why the newest round has no plan; None where it has one."""
-    if last is None or last.plan is not None:
-        return None
-    return "; ".join(last.notes) or last.verdict.reason
-
-
-def _prices(
-    manifest: Manifest | None, ssd_class: str | None, *, volumes: int
-) -> dict[Medium, Callable[[int], float]]:
-    if manifest is None:
-        return {}
-    bill = Bill.of(manifest)
-    prices: dict[Medium, Callable[[int], float]] = {"DRAM": bill.dram_per_hour}
-    if ssd_class is not None:
-        prices["SSD"] = lambda paid: bill.ssd_per_hour(ssd_class, paid, volumes)
-    return prices
-
-
-def _stalled(raw: Raw, failure: Failure, now_s: float) -> dict[str, Any]:
-    """The status as it was, but for the sentence on what is in the way."""
-    status = dict(raw.get("status", {}))
-    generation = raw["metadata"].get("generation")
-    stalled = condition(
-        "Stalled", "True", failure.reason, failure.sentence, at_s=now_s, generation=generation
-    )
-    before = [one for one in status.get("conditions", ()) if one.get("type") == "Stalled"]
-    if before and (before[0]["status"], before[0].get("message")) == ("True", stalled.message):
-        return status
-    others = [one for one in status.get("conditions", ()) if one.get("type") != "Stalled"]
-    return {
-        **status,
-        "conditions": [*others, stalled.model_dump(mode="json", by_alias=True, exclude_none=True)],
-    }

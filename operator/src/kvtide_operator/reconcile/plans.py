@@ -137,3 +137,10 @@ class Plans:
             await self._api.delete(CACHE_PLAN, self._key.namespace, plan.metadata.name, uid=plan.metadata.uid)
         except NotFoundError:
             return
+
+
+def why_no_plan(last: Round | None) -> str | None:
+    """Why the newest round has no plan; None where it has one."""
+    if last is None or last.plan is not None:
+        return None
+    return "; ".join(last.notes) or last.verdict.reason
