@@ -199,7 +199,9 @@ class DataServer:
                 self._node.failures.note("sweep", error)
 
     def _look_at(self, connection: Connection, now_s: float, unix_s: float) -> None:
-        if self._stalls(connection, now_s):
+        if connection.gone:
+            connection.close()
+        elif self._stalls(connection, now_s):
             self._node.stalled_total += 1
             log.warning("cut off a client that stalls", extra={"client": connection.session.address})
             connection.close()
