@@ -96,6 +96,12 @@ class Connection:
         return self._writing or self._lingering or self._parser.in_request or handshaking
 
     @property
+    def owing(self) -> bool:
+        """Whether others wait for the peer to go on; a transaction keeps room of the tier from them, too."""
+        transaction = self.session.transaction
+        return self.waiting or (transaction is not None and transaction.holds_values)
+
+    @property
     def gone(self) -> bool:
         """Whether the peer has reset the connection.
 
