@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import Callable
@@ -137,6 +138,30 @@ async def test_each_client_comes_in_as_the_table_says(
             pytest.raises(redis.exceptions.RedisError),
         ):
             stranger.ping()
+
+
+def test_an_end_of_tls_that_comes_with_other_bytes_is_heard(
+    start_node: Callable[..., Any], certificates: Path
+) -> None:
+    """A client that says it is done waits until the node says so, too."""
+    node = start_node("--dram", "64Mi", *tls_options(certificates, "tls"))
+    from_node, to_node = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context(cafile=certificates / "ca.pem")
+    client = context.wrap_bio(from_node, to_node, server_hostname="127.0.0.1")
+    with socket.create_connection(("127.0.0.1", node.port), timeout=10) as wire:
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                wire.sendall(to_node.read())
+                from_node.write(wire.recv(65_536))
+        client.write(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$100000\r\nhalf of")
+        with pytest.raises(ssl.SSLWantReadError):
+            client.unwrap()
+        wire.sendall(to_node.read())  # the handshake's end, half a value and the end, at once
+        while wire.recv(65_536):
+            pass
 
 
 def test_roles_bound_what_a_user_may_do(start_node: Callable[..., Any], tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ async def test_each_single_call_may_fail(
     memory_path, clock, content, target, crashed, faulty_files, operation, kind
 ):
     """Fail the nth call for n = 1, 2, 3, ... (wider apart later) until the story ends without reaching it."""
+    defects = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: defects.append(context))
     nth, reached = 1, True
     while reached:
         path, copy = memory_path / "log", memory_path / "crashed"
@@ -98,6 +100,7 @@ async def test_each_single_call_may_fail(
         shutil.rmtree(copy, ignore_errors=True)
         nth += 1 if nth < 6 else 11
     assert nth > 2, f"the story has no {operation}"
+    assert not defects, "what a device does is no defect of the node"
 
 
 @pytest.mark.parametrize(("operation", "kind"), [case for case in CASES if case[0] != "open"])

@@ -96,6 +96,20 @@ class Connection:
         return self._writing or self._lingering or self._parser.in_request or handshaking
 
     @property
+    def owing(self) -> bool:
+        """Whether others wait for the peer to go on; a transaction keeps room of the tier from them, too."""
+        transaction = self.session.transaction
+        return self.waiting or (transaction is not None and transaction.holds_values)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the peer has reset the connection.
+
+        The loop calls once when that happens, and never again; what had arrived may be all that is read then.
+        """
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is under way: no request, no answer."""
         return not (self.waiting or self._answering or self.session.out)

@@ -176,7 +176,7 @@ class DataServer:
 
     def _stalls(self, connection: Connection, now_s: float) -> bool:
         """Whether the peer has owed us something all the time since we looked, and has hardly moved."""
-        if not connection.waiting or connection.judged is None:
+        if not connection.owing or connection.judged is None:
             connection.judged = now_s, connection.moved_bytes
             return False
         since_s, moved_bytes = connection.judged
@@ -199,7 +199,9 @@ class DataServer:
                 self._node.failures.note("sweep", error)
 
     def _look_at(self, connection: Connection, now_s: float, unix_s: float) -> None:
-        if self._stalls(connection, now_s):
+        if connection.gone:
+            connection.close()
+        elif self._stalls(connection, now_s):
             self._node.stalled_total += 1
             log.warning("cut off a client that stalls", extra={"client": connection.session.address})
             connection.close()

@@ -96,8 +96,15 @@ class Certificates:
 class TlsSocket(ssl.SSLSocket):
     """A non-blocking TLS socket that says BlockingIOError as a plain one does, and gathers what it sends.
 
-    The handshake is part of the first receive. What is `pending` is decrypted already and wakes nobody.
+    The handshake is part of the first receive. What is `pending` is decrypted already and wakes nobody; so is
+    the end, when it came with other bytes.
     """
+
+    _ended = False
+
+    def pending(self) -> int:
+        """See `ssl.SSLSocket.pending`; the end counts as one byte."""
+        return super().pending() or self._ended
 
     @property
     def handshaking(self) -> bool:
@@ -116,6 +123,7 @@ class TlsSocket(ssl.SSLSocket):
                     raise BlockingIOError from None
                 break
             if not count:
+                self._ended = True
                 break
             received += count
         return received

@@ -109,16 +109,23 @@ class Segments:
         Raises:
             OSError: it cannot be made; nothing is left behind.
         """
-        return await self._tasks.start(self._create(pages))
+        made = await self._tasks.start(self._create(pages))
+        if isinstance(made, OSError):
+            raise made
+        return made
 
-    async def _create(self, pages: int) -> Segment:
+    async def _create(self, pages: int) -> Segment | OSError:
+        """The segment, or what the device said: no defect of the task, and for whoever asked to tell."""
         segment = Segment(self.next_number, pages, os.urandom(NONCE_BYTES))
         self.next_number += 1
         slot, offset = segment.next_slot()
         self._spend(len(slot))
-        segment.disk_bytes = await self._pool.submit(
-            _create, self._directory, segment.name, slot, offset
-        ).result()
+        try:
+            segment.disk_bytes = await self._pool.submit(
+                _create, self._directory, segment.name, slot, offset
+            ).result()
+        except OSError as error:
+            return error
         self.adopt(segment)
         return segment
 
