@@ -91,9 +91,10 @@ class Connection:
 
     @property
     def waiting(self) -> bool:
-        """Whether the peer owes us something: the rest of a request, or room for our replies."""
+        """Whether the peer owes us something: the rest of a request, EXEC, or room for our replies."""
         handshaking = self._tls is not None and self._tls.handshaking
-        return self._writing or self._lingering or self._parser.in_request or handshaking
+        owes_rest = self._parser.in_request or self.session.transaction_bytes > 0
+        return self._writing or self._lingering or owes_rest or handshaking
 
     @property
     def idle(self) -> bool:
