@@ -27,10 +27,7 @@ LOOK_MASK = 15
 
 
 class Connection:
-    """Runs one session over one non-blocking socket until either side closes.
-
-    ``on_close`` is called once, with the session's id.
-    """
+    """Runs a session over a non-blocking socket until a side closes; ``on_close`` is then given its id."""
 
     failure = b"-ERR internal error: the node has logged it and closes this connection\r\n"
     _parser: Parser
@@ -119,9 +116,8 @@ class Connection:
             self._on_close(self.session.id)
 
     def _let_go(self) -> None:
-        """Give back what the connection holds."""
-        self.session.close()
         give_up(self._requests.arriving)
+        self.session.close()
 
     def _readable(self) -> None:
         parser = self._parser

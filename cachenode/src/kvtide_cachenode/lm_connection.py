@@ -39,8 +39,8 @@ class LmConnection(Connection):
         self.close()
 
     def _let_go(self) -> None:
-        self.session.close()
         self._take().release(self.session.node.store)
+        self.session.close()
 
     def _run_events(self) -> None:
         session, parser = self.session, self._lm
