@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
+from tests.cachenode.raw_client import until
 
 from kvtide_cachenode import client_memory, server
 from kvtide_cachenode.client_memory import EACH_BYTES, LEAST_BYTES, UNCHARGED_BYTES, ClientMemory
@@ -47,12 +48,6 @@ async def serving(password: bytes | None = None) -> AsyncIterator[tuple[Node, in
         await data.stop()
     assert node.clients.total_bytes == 0
     node.store.check()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 class Talk:
@@ -274,6 +269,22 @@ async def test_a_command_of_many_words_is_counted_until_it_has_run() -> None:
         await client.reader.readexactly(len(b"*100000\r\n") + 100_000 * len(b"$200\r\n\r\n" + bytes(200)))
         assert await client.ask(b"PING\r\n") == b"+PONG\r\n"
         await until(lambda: node.clients.total_bytes == 0)
+
+
+async def test_who_owes_exec_for_what_is_queued_holds_the_tier_only_so_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "STALL_S", 0.2)
+    monkeypatch.setattr(server, "SWEEP_S", 0.05)
+    async with serving() as (node, port), talk(port) as client, talk(port) as idle:
+        assert await idle.ask(b"MULTI\r\n") == b"+OK\r\n"
+        assert await client.ask(b"MULTI\r\n") == b"+OK\r\n"
+        large = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$200000\r\n" + bytes(200_000) + b"\r\n"
+        assert await client.ask(large) == b"+QUEUED\r\n"
+        assert node.store.used_bytes > 200_000
+        assert await client.rest() == b""
+        assert (node.stalled_total, node.store.used_bytes) == (1, 0)
+        assert await idle.ask(b"EXEC\r\n") == b"*0\r\n"
 
 
 async def test_what_waits_for_exec_is_counted() -> None:

@@ -105,3 +105,20 @@ async def test_a_defect_in_a_callback_ends_the_connection(served: Any, monkeypat
         assert await asyncio.wait_for(reader.read(), 10) == b"+PONG\r\n"
     await until(lambda: not served.node.sessions)
     assert served.node.failures.total["connection"] >= 1
+
+
+async def test_a_defect_at_the_end_leaves_nothing_of_a_value_that_was_arriving(
+    served: Any, monkeypatch: Any
+) -> None:
+    def report() -> None:
+        raise BrokenError
+
+    async with talk(served.port) as (_, writer):
+        writer.write(encoded([b"SET", b"k", bytes(100_000)])[:50_000])
+        await until(lambda: served.node.store.used_bytes > 100_000)
+        (session,) = served.node.sessions.values()
+        monkeypatch.setattr(session, "report", report)
+        writer.transport.abort()
+    await until(lambda: not served.node.sessions)
+    assert served.node.store.used_bytes == 0
+    assert served.node.failures.total["connection"] >= 1

@@ -16,7 +16,6 @@ import click
 import pytest
 import redis.asyncio
 from aiohttp import ClientSession
-from tests.cachenode.raw_client import encoded, talk
 
 from kvtide_cachenode import cli, client_memory, file_limit, server
 from kvtide_cachenode.config_file import read_config
@@ -53,20 +52,6 @@ async def test_a_client_that_leaves_a_request_unfinished_is_cut_off(
     assert served.node.stalled_total == 1
     assert served.node.store.used_bytes == 0
     writer.close()
-
-
-async def test_a_transaction_whose_values_wait_is_cut_off_and_one_of_words_is_not(
-    impatient: None, served: Any
-) -> None:
-    """Nobody else can use the room that they hold."""
-    async with talk(served.port) as (replies, words), talk(served.port) as (others, values):
-        words.write(b"MULTI\r\nGET a\r\n")
-        values.write(b"MULTI\r\n" + encoded([b"SET", b"k", bytes(100_000)]))
-        assert await asyncio.wait_for(others.read(), 10) == b"+OK\r\n+QUEUED\r\n"
-        assert served.node.store.used_bytes == 0
-        words.write(b"EXEC\r\nQUIT\r\n")
-        assert (await asyncio.wait_for(replies.read(), 10)).endswith(b"*1\r\n$-1\r\n+OK\r\n")
-    assert served.node.stalled_total == 1
 
 
 async def test_a_client_that_sends_byte_by_byte_is_cut_off(impatient: None, served: Any) -> None:

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.heap import Heap
 from kvtide_cachenode.sizing import PROCESS_BYTES
 from kvtide_cachenode.store import Store
 
@@ -58,7 +59,7 @@ async def test_what_the_process_holds_besides_makes_room_though_nobody_writes() 
     for number in range(100):
         store.put(b"%d" % number, bytes(MI // 4))
     full, leaked = store.used_bytes, 3 * MI
-    store.watch_memory(lambda: PROCESS_BYTES + full + leaked)
+    store.watch_memory(Heap(lambda: None, lambda: PROCESS_BYTES + full + leaked))
     await store.maintain()
     assert not store.over_capacity()
     assert store.used_bytes > 12 * MI, "no more went than had to"

@@ -1,5 +1,6 @@
 """`lm://` on a node: LMCache's habits, RESP beside it, bounds, and two tiers."""
 
+import asyncio
 import json
 import random
 import socket
@@ -12,6 +13,16 @@ from contextlib import contextmanager
 import pytest
 import redis
 
+from kvtide_cachenode import lm_connection
+from kvtide_cachenode.cluster.topology import Node as Member
+from kvtide_cachenode.commands.forward import ServeHere
+from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.node import Node
+from kvtide_cachenode.server import DataServer
+from kvtide_cachenode.store import Store
+from kvtide_cachenode.wire import lm
+
+MI = 1 << 20
 DESCRIPTION = (1, 3, 0, 2, 32, 8, 1024)  # fmt, dtype, location, shape
 
 
@@ -150,3 +161,27 @@ def test_values_that_went_to_the_ssd_come_back(tmp_path):
         for (code, _, value), wanted in zip(found, values.values(), strict=True)
     )
     assert sum(code == 200 for code, _, _ in found) > 20  # DRAM alone holds 10 to 20
+
+
+async def test_a_value_whose_owner_names_this_node_is_stored_where_it_landed(monkeypatch):
+    async def back(*_):
+        raise ServeHere
+
+    owner = Member("f" * 40, "127.0.0.1", 1, MI)
+    asked = iter([(owner, 1)])
+    monkeypatch.setattr(lm_connection, "ask", back)
+    monkeypatch.setattr(lm_connection.LmConnection, "_elsewhere", lambda _self, _key: next(asked, None))
+    node = Node(Store(8 * MI, 64 * MI, make_policy("lru")), block_tokens=16)
+    monkeypatch.setattr(node.store, "put", None)  # nothing is copied
+    server = DataServer(node, lm_connection.LmConnection, full=b"")
+    _, port = server.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    payload = random.Random(1).randbytes(100_000)
+    writer.write(header(1, b"k", len(payload)) + payload + header(3, b"k"))
+    assert await reader.readexactly(lm.REPLY_BYTES) == lm.YES
+    writer.close()
+    await server.stop()
+    (key,) = [key for page in node.store.pages() for key in page]
+    assert node.store.value(node.store.peek(key))[lm.METADATA_BYTES :] == payload
+    node.store.check()
+    assert node.failures.total == {}

@@ -10,7 +10,7 @@ from functools import partial
 from kvtide_cachenode.commands import execute
 from kvtide_cachenode.commands.landing import give_up, place_for, request_of
 from kvtide_cachenode.request import Request
-from kvtide_cachenode.sending import send
+from kvtide_cachenode.sending import linger, send
 from kvtide_cachenode.session import ReplyCutError, Session
 from kvtide_cachenode.tls import TlsSocket
 from kvtide_cachenode.wire import replies
@@ -24,17 +24,10 @@ PAGE_BITS = 12
 # after every 16 of them.
 SLICE_S = 0.005
 LOOK_MASK = 15
-# After a last reply, what the peer still sends is read away up to this much: closing with unread bytes resets
-# the connection, and the peer would lose the reply that says what it did wrong.
-LINGER_BYTES = 1024 * 1024
-_read_away = bytearray(64 * 1024)
 
 
 class Connection:
-    """Runs one session over one non-blocking socket until either side closes.
-
-    ``on_close`` is called once, with the session's id.
-    """
+    """Runs a session over a non-blocking socket until a side closes; ``on_close`` is then given its id."""
 
     failure = b"-ERR internal error: the node has logged it and closes this connection\r\n"
     _parser: Parser
@@ -60,7 +53,6 @@ class Connection:
         self._reading = True
         self._writing = False
         self._lingering = False
-        self._lingered_bytes = 0
         self._closed = False
         self._later_since_s = 0.0
         self._answered_bytes = 0  # replied when the command that is answered later began
@@ -80,7 +72,11 @@ class Connection:
     @property
     def stranger(self) -> bool:
         """Whether the client has not shown that it is one: it is the first to make way."""
-        return self.session.stranger or (self._tls is not None and self._tls.handshaking)
+        return self.session.stranger or self._handshaking
+
+    @property
+    def _handshaking(self) -> bool:
+        return self._tls is not None and self._tls.handshaking
 
     def cut_off(self, sentence: str) -> None:
         """Close, with an error where one can be sent."""
@@ -91,15 +87,9 @@ class Connection:
 
     @property
     def waiting(self) -> bool:
-        """Whether the peer owes us something: the rest of a request, or room for our replies."""
-        handshaking = self._tls is not None and self._tls.handshaking
-        return self._writing or self._lingering or self._parser.in_request or handshaking
-
-    @property
-    def owing(self) -> bool:
-        """Whether others wait for the peer to go on; a transaction keeps room of the tier from them, too."""
-        transaction = self.session.transaction
-        return self.waiting or (transaction is not None and transaction.holds_values)
+        """Whether the peer owes us something: the rest of a request, EXEC, or room for our replies."""
+        owes_rest = self._parser.in_request or self.session.transaction_bytes > 0
+        return self._writing or self._lingering or owes_rest or self._handshaking
 
     @property
     def gone(self) -> bool:
@@ -134,9 +124,8 @@ class Connection:
             self._on_close(self.session.id)
 
     def _let_go(self) -> None:
-        """Give back what the connection holds."""
-        self.session.close()
         give_up(self._requests.arriving)
+        self.session.close()
 
     def _readable(self) -> None:
         parser = self._parser
@@ -212,7 +201,8 @@ class Connection:
                 if request.values:
                     request.release(session.node.store)
                 if not executed & LOOK_MASK and time.monotonic() > until_s:
-                    self._yield()
+                    self._pause()
+                    self._loop.call_soon(self._resume)  # others have their turn before the next command
                     return
         except Exception as error:  # noqa: BLE001 - a defect ends the connection, not the node
             self._failed("command", error, begun=session.queued_bytes > queued_bytes)
@@ -291,11 +281,6 @@ class Connection:
             session.node.failures.note("connection", again)
             self.close()
 
-    def _yield(self) -> None:
-        """Let others have their turn before the next command that is here."""
-        self._pause()
-        self._loop.call_soon(self._resume)
-
     def _resume(self) -> None:
         """Go on after a pause, unless there is a reason to wait."""
         if self._closed or self._reading or self._answering is not None or self.session.closing:
@@ -310,17 +295,14 @@ class Connection:
             self._failed("connection", error, begun=True)
 
     def _push(self) -> None:
-        if self.session.out and not self._writing and not self._closed:
+        session, parser = self.session, self._parser
+        if session.out and not self._writing and not self._closed:
             self._send()
-        self.session.report()
-        self._parser.put_aside()
-        if self._weight or self.session.out or self._parser.in_request or self._holds_commands:
+        session.report()
+        parser.put_aside()
+        holds = session.out or session.transaction_bytes or parser.in_request or self._answering
+        if holds or self._weight:
             self._weigh()
-
-    @property
-    def _holds_commands(self) -> bool:
-        """Whether commands are here that have been taken and not been run to their end."""
-        return self._answering is not None or self.session.transaction_bytes > 0
 
     def _weigh(self) -> None:
         """Have the node count what this connection holds, in pages: less is nothing."""
@@ -367,23 +349,7 @@ class Connection:
     def _linger(self) -> None:
         self._pause()
         self._lingering = True
-        try:
-            self._socket.shutdown(socket.SHUT_WR)
-        except OSError:  # the peer is gone already
-            self.close()
-            return
-        self._loop.add_reader(self._socket, self._guarded, self._drain)
-
-    def _drain(self) -> None:
-        try:
-            count = self._socket.recv_into(_read_away)
-        except BlockingIOError:
-            return
-        except OSError:
-            count = 0
-        self._lingered_bytes += count
-        if not count or self._lingered_bytes > LINGER_BYTES:
-            self.close()
+        linger(self._loop, self._socket, self.close)
 
     def _writable(self) -> None:
         self._send()

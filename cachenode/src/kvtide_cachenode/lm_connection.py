@@ -6,7 +6,7 @@ miss, a value that is not stored, or, for nonsense, the end of the connection.
 
 import asyncio
 import socket
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 
 from kvtide_cachenode.cluster.redirect import UNAWARE, Forward, decide
 from kvtide_cachenode.cluster.slots import key_slot
@@ -39,8 +39,8 @@ class LmConnection(Connection):
         self.close()
 
     def _let_go(self) -> None:
-        self.session.close()
         self._take().release(self.session.node.store)
+        self.session.close()
 
     def _run_events(self) -> None:
         session, parser = self.session, self._lm
@@ -144,6 +144,13 @@ class LmConnection(Connection):
             if request.words or request.values:
                 self.session.answer_later(self._put_elsewhere(*owner, key, request))
             return
+        self._keep_here(key, request)
+        self.session.observe(Access.STORE, (key,), (False,))
+        if isinstance(store, TieredStore) and store.unsettled:
+            self.session.answer_later(store.settle())
+
+    def _keep_here(self, key: bytes, request: Request) -> None:
+        store = self.session.node.store
         try:
             reservation = request.take(VALUE)
             if reservation is not None:
@@ -154,9 +161,6 @@ class LmConnection(Connection):
                 store.forget(key)
         except CapacityError:
             store.forget(key)
-        self.session.observe(Access.STORE, (key,), (False,))
-        if isinstance(store, TieredStore) and store.unsettled:
-            self.session.answer_later(store.settle())
 
     def _get(self, key: bytes) -> None:
         owner = self._elsewhere(key)
@@ -246,8 +250,9 @@ class LmConnection(Connection):
         except (PeerLostError, TimeoutError):
             node.cluster.counters.forward_failures += 1
         except ServeHere:
-            with suppress(CapacityError):
-                node.store.put(key, bytes(payload))
+            self._keep_here(key, request)
+            if isinstance(node.store, TieredStore) and node.store.unsettled:
+                await node.store.settle()
         self.session.observe(Access.STORE, (key,), (False,))
 
     async def _get_elsewhere(self, owner: Node, epoch: int, key: bytes) -> None:

@@ -176,7 +176,7 @@ class DataServer:
 
     def _stalls(self, connection: Connection, now_s: float) -> bool:
         """Whether the peer has owed us something all the time since we looked, and has hardly moved."""
-        if not connection.owing or connection.judged is None:
+        if not connection.waiting or connection.judged is None:
             connection.judged = now_s, connection.moved_bytes
             return False
         since_s, moved_bytes = connection.judged

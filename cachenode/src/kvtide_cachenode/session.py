@@ -35,7 +35,6 @@ class Transaction:
 
     queued: list[tuple[bytes, Request]] = field(default_factory=list)
     wrong: bool = False
-    holds_values: bool = False  # which take room of the tier until EXEC
 
     def release(self, store: Store) -> None:
         """Give up the values of commands that were not run."""

@@ -243,6 +243,7 @@ async def _started(command: list[str]) -> tuple[Process, dict[str, Any]]:
     except BaseException:
         if process.returncode is None:
             process.kill()  # also when nobody waits for it any more: it would outlive this process
+            await process.wait()
         raise
 
 

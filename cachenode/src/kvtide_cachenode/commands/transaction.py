@@ -68,7 +68,6 @@ def queue(session: Session, transaction: Transaction, described: Command, reques
             "use a pipeline without MULTI"
         )
         return
-    transaction.holds_values |= bool(request.values)
     transaction.queued.append((described.name.encode(), request.moved()))
     session.transaction_bytes += size_bytes
     session.reply(b"+QUEUED\r\n")
