@@ -191,7 +191,7 @@ async def test_the_role_is_enough(operator: KubernetesApi, people: KubernetesApi
         await operator.apply(each)
     await operator.apply_status({**manifest, "spec": None, "status": {"observedGeneration": 1}})
     await Events(operator, "test").record(stored, "Tested", "a sentence")
-    assert (await people.list(EVENT, release))[0]
+    assert (await operator.list(EVENT, release, field_selector="type=Normal"))[0]
 
     pods: list[Any] = []
     while not pods:

@@ -274,7 +274,7 @@ class LiveCache:
         )
         stateful_set, foreign = done.stateful_set, list[str]()
         if stateful_set is not None:
-            stateful_set, foreign = await self.troubles.refused(stateful_set, world, uid)
+            stateful_set, foreign = await self.troubles.permitted(stateful_set, world, uid)
         manifests = children(
             cache,
             uid,

@@ -47,7 +47,7 @@ class Troubles:
         blocked = []
         stateful_set = world.stateful_set
         there = {pod.name for pod in world.pods}
-        for pod in world.pods:
+        for pod in (pod for pod in world.pods if not pod.deleting):
             if (said := pod.trouble or await self._on_its_way(pod)) is not None:
                 found[pod.name] = said
         if stateful_set is not None and not stateful_set.deleting:
@@ -60,7 +60,7 @@ class Troubles:
         self.blocked = tuple(blocked)
         return found
 
-    async def refused(self, wanted: SetSpec, world: CacheWorld, uid: str) -> tuple[SetSpec | None, list[str]]:
+    async def permitted(self, wanted: SetSpec, world: CacheWorld, uid: str) -> tuple[SetSpec | None, list[str]]:
         """What of a StatefulSet may be applied, so that it neither takes over nor mounts what is another's.
 
         Raises:
@@ -95,7 +95,7 @@ class Troubles:
         return [told.sentence for told in self._told.values() if now_s - told.since_s >= LASTS_S]
 
     async def _on_its_way(self, pod: PodState) -> str | None:
-        if pod.memory_bytes is not None or pod.deleting or pod.unreadable:
+        if pod.memory_bytes is not None or pod.unreadable:
             return None
         try:
             return event_trouble(await self._of(pod.uid))
