@@ -11,7 +11,8 @@ from kvtide_operator.act.kubernetes.events import Events
 from kvtide_operator.act.kubernetes.execute import Executor
 from kvtide_operator.api.status import LookedAfterBy
 from kvtide_operator.observe.watch_store import ObjectStore
-from kvtide_operator.reconcile.cache import Hands, LiveCache
+from kvtide_operator.reconcile.cache import LiveCache
+from kvtide_operator.reconcile.hands import Hands
 from kvtide_operator.reconcile.leadership import Leaders, Leadership
 from kvtide_operator.reconcile.metrics import ReconcileMetrics
 from kvtide_operator.reconcile.turns import Turns

@@ -97,6 +97,11 @@ def remembered_ssd_class(status: TieredCacheStatus | None) -> str | None:
     return next((tier.class_name for tier in tiers if tier.medium == "SSD"), None)
 
 
+def remembered_moves(status: TieredCacheStatus | None) -> list[DecisionStatus]:
+    """The decisions that were to change something, newest first."""
+    return [one for one in (status.decisions if status else ()) if one.action != "Hold"]
+
+
 def remembered_holds(status: TieredCacheStatus | None) -> tuple[Held, ...]:
     """The nodes that gave up on their share, as an earlier pass left them."""
     return tuple(

@@ -7,15 +7,14 @@ from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
-from kvtide_operator.act.kubernetes.api import KubernetesApi
 from kvtide_operator.act.kubernetes.children import children, wanted_hash
 from kvtide_operator.act.kubernetes.errors import ConflictError
-from kvtide_operator.act.kubernetes.events import Events
-from kvtide_operator.act.kubernetes.execute import Ending, Executor, Outcome
+from kvtide_operator.act.kubernetes.execute import Ending, Outcome
 from kvtide_operator.act.local import Resized
 from kvtide_operator.act.seen import Seen
 from kvtide_operator.act.status import (
     remembered_holds,
+    remembered_moves,
     remembered_ssd_class,
     remembered_target,
     status_of,
@@ -23,7 +22,7 @@ from kvtide_operator.act.status import (
 )
 from kvtide_operator.api.base import API_VERSION
 from kvtide_operator.api.manifest import Manifest, ManifestError
-from kvtide_operator.api.status import DecisionStatus, TieredCacheStatus
+from kvtide_operator.api.status import DecisionStatus
 from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.converge import converge
@@ -31,13 +30,11 @@ from kvtide_operator.decide.policy import Verdict
 from kvtide_operator.decide.situation import initial_target, sizes_of
 from kvtide_operator.decide.steps import Held, Pass, Refused, Step, Target
 from kvtide_operator.loop import Round
-from kvtide_operator.observe.watch_store import ObjectStore
 from kvtide_operator.planner.bill import Bill
 from kvtide_operator.reconcile.access import Nodes
-from kvtide_operator.reconcile.allowed import ALLOWED, Allowed
 from kvtide_operator.reconcile.declared import first_class, manifest_of, sentence_of, within
 from kvtide_operator.reconcile.failures import Failure, stalled_status
-from kvtide_operator.reconcile.leadership import Leadership
+from kvtide_operator.reconcile.hands import Hands
 from kvtide_operator.reconcile.plans import Plans, why_no_plan
 from kvtide_operator.reconcile.troubles import Troubles
 from kvtide_operator.world.cluster import CacheWorld
@@ -51,25 +48,6 @@ FAILURES: Final = frozenset({Ending.FOREIGN, Ending.REFUSED, Ending.FAILED})
 
 PassEnding = Literal["settled", "acted", "waits"]
 """How a pass ended: nothing is to be done, something was, or something else is waited for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hands:
-    """What a cache is looked after with.
-
-    Attributes:
-        namespace: where the operator's own pods are.
-        leads: by what this process leads.
-        allowed: which addresses caches may name.
-    """
-
-    api: KubernetesApi
-    executor: Executor
-    events: Events
-    store: ObjectStore
-    namespace: str
-    leads: Leadership
-    allowed: Allowed = ALLOWED
 
 
 @dataclass
@@ -236,7 +214,7 @@ class LiveCache:
             self.target = remembered_target(cache.status) or initial_target(cache.spec)
             self.ssd_class = remembered_ssd_class(cache.status) or first_class(cache)
             self._held = remembered_holds(cache.status)
-            self._moves = _moves_of(cache.status)
+            self._moves = remembered_moves(cache.status)
         is_manual = cache.spec.scaling.mode == "Manual"
         target = within(initial_target(cache.spec) if is_manual else self.target, cache)
         declared = cache.spec.ssd.classes if cache.spec.ssd else ()
@@ -345,7 +323,7 @@ class LiveCache:
         )
         status = status_of(seen)
         self.cost_per_hour = status.cost_per_hour
-        self._moves = _moves_of(status)
+        self._moves = remembered_moves(status)
         await self._write(written(status))
         # Whatever a round has decided meanwhile is news for the next pass.
         self._news = self._news[len(seen.decisions) :]
@@ -364,11 +342,6 @@ class LiveCache:
             "status": status,
         }
         self.hands.store.put(TIERED_CACHE, await self.hands.api.apply_status(manifest))
-
-
-def _moves_of(status: TieredCacheStatus | None) -> list[DecisionStatus]:
-    """The decisions that were to change something, newest first."""
-    return [one for one in (status.decisions if status else ()) if one.action != "Hold"]
 
 
 def _is_waited_for(outcome: Outcome) -> bool:

@@ -14,7 +14,8 @@ from kvtide_operator.planner.process import Planner
 from kvtide_operator.process import Surroundings
 from kvtide_operator.reconcile.access import history_keys, metrics_of
 from kvtide_operator.reconcile.allowed import ALLOWED, Allowed
-from kvtide_operator.reconcile.cache import Hands, LiveCache
+from kvtide_operator.reconcile.cache import LiveCache
+from kvtide_operator.reconcile.hands import Hands
 from kvtide_operator.reconcile.leadership import Leaders, Leadership
 from kvtide_operator.reconcile.metrics import ReconcileMetrics
 from kvtide_operator.reconcile.turns import SPACING_S, UNDER_WAY_S, Turns

@@ -60,7 +60,9 @@ class Troubles:
         self.blocked = tuple(blocked)
         return found
 
-    async def permitted(self, wanted: SetSpec, world: CacheWorld, uid: str) -> tuple[SetSpec | None, list[str]]:
+    async def permitted(
+        self, wanted: SetSpec, world: CacheWorld, uid: str
+    ) -> tuple[SetSpec | None, list[str]]:
         """What of a StatefulSet may be applied, so that it neither takes over nor mounts what is another's.
 
         Raises:
