@@ -7,7 +7,7 @@ from typing import Any
 
 from kvtide_cachenode.cluster.awareness import Evidence
 from kvtide_cachenode.cluster.redirect import UNAWARE
-from kvtide_cachenode.inference import Access, RequestInference
+from kvtide_cachenode.inference import Access, Client
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.store import CapacityError, Entry, Reservation
 from kvtide_cachenode.store.store import INLINE_BYTES
@@ -58,7 +58,7 @@ class Session:
         self.refusal: bytes | None = None
         self.caller = UNAWARE
         self.evidence: Evidence | None = Evidence()
-        self.inference: RequestInference | None = RequestInference(node.parents, node.infer)
+        self.inference: Client | None = Client(node.inference, address.rpartition(":")[0])
         self._observed: list[tuple[Access, list[bytes], list[bool], float]] = []
         self._pins: deque[tuple[int, Entry]] = deque()  # (all bytes queued when its last byte was, entry)
         self._sent_bytes = 0
@@ -211,6 +211,13 @@ class Session:
                 for access, keys, hits, now_s in observed:
                     self.inference.access(access, keys, hits, now_s)
 
+    def leave_trace(self) -> None:
+        """Infer nothing from this client: its requests are told otherwise."""
+        self.report()
+        if self.inference is not None:
+            self.inference.end()
+            self.inference = None
+
     def reset(self) -> None:
         """Back to how a connection begins (RESET)."""
         self.resp3 = False
@@ -226,9 +233,7 @@ class Session:
         while self._pins:
             self.node.store.unpin(self._pins.popleft()[1])
         self.drop_landed()
-        self.report()
-        if self.inference is not None:
-            self.inference.end()
+        self.leave_trace()
 
 
 def _not_connected() -> None:

@@ -67,7 +67,7 @@ def peer(session: Session, arguments: list[bytes]) -> None:
     session.caller = Caller(Kind.PEER, epoch=epoch)
     session.evidence = None
     # The node that its client is connected to observes the whole request.
-    session.inference = None
+    session.leave_trace()
     session.node.cluster.hear(arguments[2].decode("latin-1"), epoch)
     session.reply(replies.bulk(msgspec.json.encode(session.node.cluster.state())))
 

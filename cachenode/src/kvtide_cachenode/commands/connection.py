@@ -153,7 +153,7 @@ def trace(session: Session, arguments: list[bytes]) -> None:
     except ValueError as error:
         session.fail(str(error))
         return
-    session.inference = None
+    session.leave_trace()
     session.reply(replies.OK)
 
 

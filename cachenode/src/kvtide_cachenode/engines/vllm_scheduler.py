@@ -6,7 +6,6 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvtide_cachenode.access_trace import EngineLine
 from kvtide_cachenode.engines.block_keys import BlockName, names, trace_ids
 from kvtide_cachenode.engines.loading import IDLE_WAIT_S
 from kvtide_cachenode.engines.lookup import Lookups
@@ -14,6 +13,7 @@ from kvtide_cachenode.engines.tally import Tally
 from kvtide_cachenode.engines.trace_reporter import TraceReporter
 from kvtide_cachenode.engines.vllm_metadata import Load, StepMetadata, Store
 from kvtide_cachenode.engines.vllm_namespace import Namespace
+from kvtide_cachenode.trace_line import EngineLine
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
