@@ -46,8 +46,7 @@ class TraceRing:
 
     def __init__(self, boot_id: str) -> None:
         self.boot_id = boot_id
-        self.inferred_lines = 0
-        self.doubted_lines: Counter[Doubt] = Counter()  # of these
+        self.doubted_lines: Counter[str] = Counter()  # inferred ones, by `Doubt`
         self._lines: deque[TraceLine] = deque()
         self._bytes = 0
         self._next_seq = 0
@@ -92,7 +91,6 @@ class TraceRing:
 
     def append_inferred(self, request: Inferred, block_tokens: int) -> None:
         """Add a request that the node put together from single accesses."""
-        self.inferred_lines += 1
         if request.doubt is not None:
             self.doubted_lines[request.doubt] += 1
         self._append(

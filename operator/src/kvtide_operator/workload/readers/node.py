@@ -1,38 +1,24 @@
 """What kvtide's nodes export: Mooncake's fields, and on every line where the request was seen.
 
 The exports of several nodes may be concatenated in any order, also overlapping ones: lines are told apart by
-``boot_id`` and ``seq`` and put in order of time. Timestamps are Unix milliseconds.
+``boot_id`` and ``seq``, and put in order of time. Parts of one request that several nodes inferred are put
+together. Timestamps are Unix milliseconds.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Annotated
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kvtide_operator.workload.readers.columns import Columns, RequestRow, Tokens
+from kvtide_cachenode.trace_line import TraceLine
+from kvtide_operator.workload.readers.columns import Columns
+from kvtide_operator.workload.readers.parts import joined
 from kvtide_operator.workload.readers.text import TraceText
-from kvtide_operator.workload.trace import ObservedAt, Trace
+from kvtide_operator.workload.trace import Trace
 
 USUAL_BLOCK_TOKENS = 512
-
-
-class NodeRow(RequestRow, gc=False, omit_defaults=True):
-    """A request as a node tells it."""
-
-    observed_at: ObservedAt
-    weight: Annotated[float, msgspec.Meta(gt=0)]
-    seq: Annotated[int, msgspec.Meta(ge=0)]
-    boot_id: str
-    hit_blocks: Tokens | None = None
-    local_hit_blocks: Tokens | None = None
-
-    def __post_init__(self) -> None:
-        if self.local_hit_blocks is not None and self.local_hit_blocks > (self.hit_blocks or 0):
-            raise ValueError("local_hit_blocks are more than hit_blocks, of which they are a part")
 
 
 def parse(text: TraceText, block_tokens: int | None) -> Trace:
@@ -67,28 +53,39 @@ def read_node_lines(lines: bytes, *, block_tokens: int) -> Trace | None:
     return _trace(rows, _columns(text, rows, kept), block_tokens, notes)
 
 
-def _select(text: TraceText) -> tuple[list[NodeRow], NDArray[np.int64], tuple[str, ...]]:
-    """All rows, the positions of those that count in order of time, and notes on the others."""
-    rows = list(chain.from_iterable(text.rows(NodeRow)))
+def _select(text: TraceText) -> tuple[list[TraceLine], NDArray[np.int64], tuple[str, ...]]:
+    """Rows, the positions of those that count in order of time, and notes on the others."""
+    rows = list(chain.from_iterable(text.rows(TraceLine)))
     once = {(row.boot_id, row.seq): at for at, row in enumerate(rows)}
-    grades = {row.observed_at for row in rows}
-    kept = [at for at in once.values() if len(grades) == 1 or rows[at].observed_at == "engine"]
+    engine = [at for at in once.values() if rows[at].observed_at == "engine"]
     notes = []
     if repeated := len(rows) - len(once):
         notes.append(f"{repeated:,} lines occur more than once and count once")
     if missing := _missing(rows):
         notes.append(f"{missing:,} lines are missing between the first and the last of a node")
-    if inferred := len(once) - len(kept):
+    if engine and (inferred := len(once) - len(engine)):
         notes.append(f"{inferred:,} lines that nodes inferred are left out, as engines report themselves")
-    kept.sort(key=lambda at: rows[at].timestamp)
-    return rows, np.array(kept, dtype=np.int64), tuple(notes)
+    if engine:
+        kept = sorted(engine, key=lambda at: rows[at].timestamp)
+        return rows, np.array(kept, dtype=np.int64), tuple(notes)
+    parts = [rows[at] for at in once.values()]
+    whole = joined(parts)
+    if len(whole) < len(parts):
+        notes.append(f"{len(parts) - len(whole):,} lines were parts of others, which several nodes had seen")
+    sure = [line for line in whole if line.unreliable != "ranks"]
+    if doubted := len(whole) - len(sure):
+        notes.append(
+            f"{doubted:,} lines are left out as unreliable: they ask for what another asked for at the same"
+            " time, and may be ranks of one engine whose keys do not name them"
+        )
+    return sure, np.arange(len(sure)), tuple(notes)
 
 
-def _columns(text: TraceText, rows: Sequence[NodeRow], kept: NDArray[np.int64]) -> Columns:
+def _columns(text: TraceText, rows: Sequence[TraceLine], kept: NDArray[np.int64]) -> Columns:
     return replace(Columns.gather(text, [[rows[at] for at in kept]]), row=kept)
 
 
-def _trace(rows: Sequence[NodeRow], columns: Columns, block_tokens: int, notes: tuple[str, ...]) -> Trace:
+def _trace(rows: Sequence[TraceLine], columns: Columns, block_tokens: int, notes: tuple[str, ...]) -> Trace:
     kept = [rows[at] for at in columns.row]
     return columns.trace(
         block_tokens,
@@ -107,7 +104,7 @@ def _if_all_say(counts: Sequence[int | None]) -> NDArray[np.int32] | None:
     return np.array(said, dtype=np.int32) if len(said) == len(counts) else None
 
 
-def _missing(rows: Sequence[NodeRow]) -> int:
+def _missing(rows: Sequence[TraceLine]) -> int:
     """How many sequence numbers are absent between the first and the last of each ``boot_id``."""
     seqs: dict[str, set[int]] = {}
     for row in rows:
