@@ -107,7 +107,8 @@ def test_every_access_is_in_exactly_one_request(
     accesses: list[tuple[Access, list[int], bool, float]],
 ) -> None:
     requests: list[list[int]] = []
-    inference = Client(Inference(lambda line: requests.append(line.blocks)))
+    of_node = Inference(lambda line: requests.append(line.blocks))
+    inference = Client(of_node)
     now_s, blocks = 0.0, set()
     for access, numbers, hit, gap_s in accesses:
         now_s += gap_s
@@ -118,6 +119,9 @@ def test_every_access_is_in_exactly_one_request(
     inference.end()
     assert all(len(request) == len(set(request)) > 0 for request in requests)
     assert {block for request in requests for block in request} == blocks
+    assert not of_node._open.holders
+    assert not of_node._open.cursors
+    assert of_node._open.bytes == 0
 
 
 def test_a_request_that_waits_for_its_stores_is_kept_a_minute() -> None:

@@ -9,12 +9,12 @@ logic; the time is an argument. Decision 0011 says what was weighed.
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from itertools import islice
 from operator import itemgetter
 from typing import Final
 
 from kvtide_cachenode.access_trace import Inferred
 from kvtide_cachenode.block_names import BlockNames
+from kvtide_cachenode.open_requests import OpenRequests
 from kvtide_cachenode.request_under_way import BEHIND, ROOT, Parents, RequestUnderWay
 from kvtide_cachenode.trace_line import MAX_BLOCKS
 
@@ -27,8 +27,6 @@ BATCH_S: Final = 0.005  # within so long the parts of one look-up arrive that a 
 RANKS_S: Final = 1.0  # within so long, equal requests of clients without known ranks may be one
 BURST_S: Final = 1.0  # between two stores of one step of an engine
 SWEEP_S: Final = 0.5
-MAX_OPEN_BYTES: Final = 4 * 1024 * 1024
-MAX_OPEN_REQUESTS: Final = 1_024  # with more of either, the oldest is complete
 MAX_WALKING: Final = 64  # of the newest, where a block never seen before may belong
 
 Emit = Callable[[Inferred], None]
@@ -40,6 +38,10 @@ class Access(IntEnum):
     LOOK_UP = 1
     LOAD = 2
     STORE = 3
+
+
+# An attribute of an enumeration takes as long as a call.
+LOOK_UP, LOAD, STORE = Access
 
 
 class Client:
@@ -79,19 +81,10 @@ class Inference:
 
     def __init__(self, emit: Emit) -> None:
         self.clients = 0
-        self.open_bytes = 0
-        self._emit = emit
         self._names = BlockNames()
         self._parents = Parents()
-        self._open: dict[RequestUnderWay, None] = {}  # in order of their beginnings
-        # The open ones by block. Chains taken as a whole are there by their first block only, until a single
-        # block is asked for.
-        self._holders: dict[int, list[RequestUnderWay]] = {}
-        self._folded: list[RequestUnderWay] = []
-        # By host, part and access: the request it was done in at last; and who looks up more behind a miss.
-        self._cursors: dict[tuple[str, int], RequestUnderWay] = {}
-        self._asks_on: set[int] = set()
-        self._serial = 0
+        self._open = OpenRequests(emit)
+        self._asks_on: set[int] = set()  # parts and accesses of clients that look up more behind a miss
         self._swept_s = 0.0
 
     def access(
@@ -100,7 +93,7 @@ class Inference:
         """Take one command of a client."""
         if not 0.0 <= now_s - self._swept_s < SWEEP_S:
             self.end_idle(now_s)
-        if len(keys) > 1 and access is not Access.STORE and self._whole(client, access, keys, hits, now_s):
+        if len(keys) > 1 and access is not STORE and self._whole(client, access, keys, hits, now_s):
             return
         ids, parts = self._names.ids, self._names.parts
         for key, hit in zip(keys, hits, strict=True):
@@ -117,41 +110,12 @@ class Inference:
             return
         self._swept_s = now_s
         for request in [one for one in self._open if now_s - one.last_s > _gap_s(one)]:
-            self._end(request)
+            self._open.end(request)
 
     def end(self) -> None:
         """Complete all."""
         for request in list(self._open):
-            self._end(request)
-
-    def _end(self, request: RequestUnderWay) -> None:
-        del self._open[request]
-        self.open_bytes -= request.charged_bytes
-        for host in request.hosts:
-            for code in request.done:
-                if self._cursors.get((host, code)) is request:
-                    del self._cursors[host, code]
-        is_folded = request in self._folded
-        if is_folded:
-            self._folded.remove(request)
-        for block in request.blocks[:1] if is_folded else request.blocks:
-            holders = self._holders[block]
-            holders.remove(request)
-            if not holders:
-                del self._holders[block]
-        request.is_open = False
-        self._emit(request.told())
-
-    def _hold(self, request: RequestUnderWay, blocks: Sequence[int]) -> None:
-        for block in blocks:
-            self._holders.setdefault(block, []).append(request)
-
-    def _holding(self, block: int) -> Sequence[RequestUnderWay]:
-        """The open requests that have a block."""
-        for request in self._folded:
-            self._hold(request, request.blocks[1:])
-        self._folded.clear()
-        return self._holders.get(block, ())
+            self._open.end(request)
 
     def _whole(
         self, client: Client, access: Access, keys: Sequence[bytes], hits: Sequence[bool], now_s: float
@@ -169,24 +133,23 @@ class Inference:
         code = self._names.parts[keys[0]] + access
         blocks = list(chain)
         first_miss = hits.index(False) if False in hits else len(hits)
-        holding = self._holders.get(chain[0], ())
-        request = self._cursors.get((client.host, code))
+        holding = self._open.holders.get(chain[0], ())
+        request = self._open.cursors.get((client.host, code))
         if request is None or not (
             request in holding and self._lacks(request, access, code, request.place(chain[0]), now_s)
         ):
             request = self._lacking(client, holding, access, code, chain[0], now_s)
         if request is None:
-            request = self._begin(client, access, code, chain[0], [], now_s)
-            request.begin_with(blocks)
-            self._hold(request, blocks[:1])
-            self._folded.append(request)
+            is_ambiguous = self._is_ambiguous(client, access, code, chain[0], now_s)
+            request = self._open.begin_chain(client, blocks, now_s)
+            request.is_ambiguous = is_ambiguous
             request.mark_first(code, blocks)
             request.hit_blocks = first_miss
             request.missed = first_miss < len(hits)
             if first_miss < len(hits) - 1:
                 self._asks_on.add(code)
         elif request.stored_ms is None and request.mark_first(code, blocks):
-            request.loaded_behind_tip |= access is Access.LOAD
+            request.loaded_behind_tip |= access is LOAD
             if first_miss < len(hits):
                 request.miss(first_miss)
         else:
@@ -195,38 +158,45 @@ class Inference:
         return True
 
     def _one(self, client: Client, access: Access, code: int, block: int, hit: bool, now_s: float) -> None:
-        request = self._cursors.get((client.host, code))
+        request = self._open.cursors.get((client.host, code))
         at = -1
         if request is not None:
             at = request.place(block) if request.at is None else request.at.get(block, -1)
-            if at >= 0:
-                fits = self._lacks(request, access, code, at, now_s)
-            else:  # what is stored may have been looked up by another request
-                fits = access is not Access.STORE and self._continues(
-                    request, access, code, self._parents.of(block), now_s
-                )
-            if not fits:
+            if not self._fits(request, access, code, block, at, now_s):
                 request = None
         if request is None:
             request = self._of(client, access, code, block, now_s)
             at = request.place(block)
         if at < 0:
-            at = request.append(block)
-            self._hold(request, (block,))
-            if access is Access.STORE:
-                pass
-            elif request.missed and client.request is request and client.last_s == now_s:
+            if (
+                request.missed
+                and client.request is request
+                and client.last_s == now_s
+                and access is not STORE
+            ):
                 self._asks_on.add(code)
-            elif not hit:
-                request.missed = True
-            elif not request.missed:
-                request.hit_blocks = at + 1
-        elif access is not Access.STORE:
-            request.loaded_behind_tip |= access is Access.LOAD and at < len(request.blocks) - 1
+            at = self._open.append(request, block)
+            if access is not STORE:
+                request.found(at, hit=hit)
+        elif access is not STORE:
+            request.loaded_behind_tip |= access is LOAD and at < len(request.blocks) - 1
             if not hit:
                 request.miss(at)
-        request.mark(code, at)
+        done = request.done.get(code)
+        if done is not None and at == len(done):  # walked along, as most are
+            done.append(1)
+        else:
+            request.mark(code, at)
         self._note(request, client, access, code, now_s)
+
+    def _fits(
+        self, request: RequestUnderWay, access: Access, code: int, block: int, at: int, now_s: float
+    ) -> bool:
+        """Whether an access goes on with the request in which its kind was done at last."""
+        if at >= 0:
+            return self._lacks(request, access, code, at, now_s)
+        # What is stored may have been looked up by another request.
+        return access is not STORE and self._continues(request, access, code, self._parents.of(block), now_s)
 
     def _note(
         self, request: RequestUnderWay, client: Client, access: Access, code: int, now_s: float
@@ -236,34 +206,28 @@ class Inference:
         if client.request is not request:
             client.request = request
             request.hosts.add(client.host)
-        self._cursors[client.host, code] = request
-        if access is Access.STORE:
+        self._open.cursors[client.host, code] = request
+        if access is STORE:
             if request.stored_ms is None:
                 request.stored_ms = int(now_s * 1000)
-        elif access is Access.LOAD:
+        elif access is LOAD:
             request.is_loading = True
         else:
             request.looked_up = True
         if request.size_bytes != request.charged_bytes:
-            self.open_bytes += request.size_bytes - request.charged_bytes
-            request.charged_bytes = request.size_bytes
-            while len(self._open) > MAX_OPEN_REQUESTS or (
-                self.open_bytes > MAX_OPEN_BYTES and len(self._open) > 1
-            ):
-                oldest, second = islice(self._open, 2)
-                self._end(second if oldest is request else oldest)
+            self._open.charge(request)
 
     def _of(self, client: Client, access: Access, code: int, block: int, now_s: float) -> RequestUnderWay:
         """The request that an access belongs to which does not follow from the last one of its kind."""
         parent = self._parents.of(block)
-        if access is not Access.STORE and client.last_s == now_s:
+        if access is not STORE and client.last_s == now_s:
             request = client.request
             if request is not None and self._goes_on(request, access, code, block, parent):
                 return self._follows(request, block, parent, is_sure=True)
         request = self._known(client, access, code, block, parent, now_s)
         if request is not None:
             return request
-        if access is Access.STORE:
+        if access is STORE:
             request = self._awaiting(client, code, block, now_s)
             if request is not None:
                 if parent is None:
@@ -280,9 +244,12 @@ class Inference:
             if parent is None:
                 self._parents.learn(block, ROOT)
         before = self._parents.before(block)
-        if before and access is not Access.STORE:  # an engine's own cache had these, or it was an error
+        if before and access is not STORE:  # an engine's own cache had these, or it was an error
             self._parents.learn(block, BEHIND)
-        return self._begin(client, access, code, block, before, now_s)
+        is_ambiguous = self._is_ambiguous(client, access, code, block, now_s)
+        request = self._open.begin(client, before, now_s)
+        request.is_ambiguous = is_ambiguous
+        return request
 
     def _known(
         self, client: Client, access: Access, code: int, block: int, parent: int | None, now_s: float
@@ -290,13 +257,13 @@ class Inference:
         """The request that has the block already, or the one before it at its end."""
         if parent is None:
             return None
-        holding = self._holding(block)
+        holding = self._open.holding(block)
         request = self._lacking(client, holding, access, code, block, now_s)
         if request is not None or parent < 0:
             return request
         continued = (
             one
-            for one in self._holding(parent)
+            for one in self._open.holding(parent)
             if one not in holding and self._continues(one, access, code, parent, now_s)
         )
         return max(continued, key=_serial, default=None)
@@ -306,8 +273,8 @@ class Inference:
         if request.has_done(code, at) or (at < request.presumed and now_s - request.last_s > TILES_S):
             return False
         # Another rank, or another request's block that could not be told from this one's, may have stored.
-        is_late = request.stored_ms is not None and access is not Access.STORE
-        return not is_late or (access is Access.LOAD and at < request.hit_blocks)
+        is_late = request.stored_ms is not None and access is not STORE
+        return not is_late or (access is LOAD and at < request.hit_blocks)
 
     def _lacking(
         self,
@@ -330,7 +297,7 @@ class Inference:
         """Whether a block that the request does not have, known to follow ``parent``, is its next one."""
         if parent is None or parent < 0 or len(request.blocks) >= MAX_BLOCKS:
             return False
-        if access is Access.STORE:
+        if access is STORE:
             return (request.missed or request.stored_ms is not None) and request.place(parent) >= 0
         return (
             request.blocks[-1] == parent
@@ -356,12 +323,12 @@ class Inference:
         if parent is not None and parent != BEHIND:
             return []
         walking = []
-        for request in islice(reversed(self._open), MAX_WALKING):
+        for request in self._open.newest(MAX_WALKING):
             if now_s - request.last_s > WALK_GAP_S or request.stored_ms is not None:
                 continue
             if not request.accepts(block):
                 continue
-            if parent is None and access is Access.LOOK_UP and request.loaded_behind_tip:
+            if parent is None and access is LOOK_UP and request.loaded_behind_tip:
                 continue
             goes_on = not request.missed and request.has_done(code, len(request.blocks) - 1)
             if goes_on or (
@@ -377,7 +344,7 @@ class Inference:
         That is the one being stored, on the connection or by the rank; else the first that missed and has
         stored nothing; else the one that stored last.
         """
-        own, cursor = client.request, self._cursors.get((client.host, code))
+        own, cursor = client.request, self._open.cursors.get((client.host, code))
         for request, gap_s in ((own, WALK_GAP_S), (cursor, BURST_S)):
             if request is not None and request.is_open and code in request.done and request.accepts(block):
                 last_s = client.last_s if request is own else request.last_s
@@ -396,22 +363,18 @@ class Inference:
         storing = [one for one in self._open if one.stored_ms is not None and one.accepts(block)]
         return max(storing, key=lambda one: (client.host in one.hosts, one.last_s), default=None)
 
-    def _begin(
-        self, client: Client, access: Access, code: int, block: int, before: list[int], now_s: float
-    ) -> RequestUnderWay:
-        """A new request of which ``block`` will be the first behind those that are presumed."""
-        self._serial += 1
-        request = RequestUnderWay(self._serial, client, before, now_s)
-        if code - access == BlockNames.FOREIGN and access is not Access.STORE:
-            request.is_ambiguous = any(
+    def _is_ambiguous(self, client: Client, access: Access, code: int, block: int, now_s: float) -> bool:
+        """Whether another connection has just begun a request alike, where keys do not name ranks."""
+        return (
+            code - access == BlockNames.FOREIGN
+            and access is not STORE
+            and any(
                 now_s - other.last_s <= RANKS_S
                 and other.client is not client
                 and other.has_done(code, other.place(block))
-                for other in self._holding(block)
+                for other in self._open.holding(block)
             )
-        self._open[request] = None
-        self._hold(request, before)
-        return request
+        )
 
     def _follows(
         self, request: RequestUnderWay, block: int, parent: int | None, *, is_sure: bool

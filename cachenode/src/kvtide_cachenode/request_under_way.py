@@ -42,13 +42,13 @@ class Parents:
 
     def before(self, block: int) -> list[int]:
         """The blocks known to precede one, the nearest last."""
-        chain: list[int] = []
+        chain = {block: None}  # a client that uses keys in no order has taught us a circle
         parent = self.of(block)
-        # A chain has no cycle but by ids that collide.
-        while parent is not None and parent >= 0 and len(chain) < KNOWN_PARENTS:
-            chain.append(parent)
+        while parent is not None and parent >= 0 and parent not in chain and len(chain) < MAX_BLOCKS:
+            chain[parent] = None
             parent = self.of(parent)
-        return chain[::-1]
+        del chain[block]
+        return list(chain)[::-1]
 
     def learn(self, block: int, parent: int) -> None:
         """Remember that ``block`` follows ``parent``."""
@@ -141,6 +141,13 @@ class RequestUnderWay:
         self.mark(code, count - 1)
         self.done[code][:count] = b"\1" * count
         return True
+
+    def found(self, at: int, *, hit: bool) -> None:
+        """The block at the last place was asked for."""
+        if not hit:
+            self.missed = True
+        elif not self.missed:
+            self.hit_blocks = at + 1
 
     def miss(self, at: int) -> None:
         """The block at a place was not there, perhaps for one of several ranks only."""
