@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.cachenode.engine_streams import Engines, Fleet, conversations
 
-from kvtide_cachenode.inference import Access, Client, Inference
+from kvtide_cachenode.inference import Access, Inference
+from kvtide_cachenode.trace_client import Client
 
 if TYPE_CHECKING:
     from kvtide_cachenode.access_trace import Inferred

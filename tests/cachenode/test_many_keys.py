@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtide_cachenode.eviction import make_policy
-from kvtide_cachenode.inference import Access, Client, Inference
+from kvtide_cachenode.inference import Access, Inference
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.session import Session
 from kvtide_cachenode.store import Store
 from kvtide_cachenode.store.store import INLINE_BYTES
+from kvtide_cachenode.trace_client import Client
 
 if TYPE_CHECKING:
     from kvtide_cachenode.access_trace import Inferred

@@ -19,7 +19,8 @@ from kvtide_cachenode.access_trace import (
     TraceRing,
 )
 from kvtide_cachenode.block_names import block_id, canonical
-from kvtide_cachenode.inference import Access, Client, Inference
+from kvtide_cachenode.inference import Access, Inference
+from kvtide_cachenode.trace_client import Client
 
 
 def chains(seed: int, count: int) -> list[list[str]]:

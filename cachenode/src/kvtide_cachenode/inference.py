@@ -9,17 +9,16 @@ logic; the time is an argument. Decision 0011 says what was weighed.
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from kvtide_cachenode.access_trace import Inferred
 from kvtide_cachenode.block_names import BlockNames
 from kvtide_cachenode.open_requests import OpenRequests
 from kvtide_cachenode.request_under_way import BEHIND, ROOT, Parents, RequestUnderWay
+from kvtide_cachenode.trace_client import Client
 from kvtide_cachenode.trace_line import MAX_BLOCKS
 
-LOOK_UP_GAP_S: Final = 5.0  # a request without an access for so long is complete …
-STORE_GAP_S: Final = 60.0  # … unless loads or stores are to come: the engine queues, and computes
 WALK_GAP_S: Final = 0.1  # between two look-ups of one chain, where a block was never seen before
 BLOCK_GAP_S: Final = 2.0  # likewise where it was; loads may come in between
 TILES_S: Final = 0.05  # within so long a chain's beginning may follow its middle, through another connection
@@ -42,38 +41,6 @@ class Access(IntEnum):
 
 # An attribute of an enumeration takes as long as a call.
 LOOK_UP, LOAD, STORE = Access
-
-
-class Client:
-    """One connection, as far as requests are concerned: what it belonged to at last, and when.
-
-    ``host`` is where it comes from: one machine's engines are told apart from another's.
-    """
-
-    def __init__(self, requests: "Inference", host: str = "") -> None:
-        self._requests = requests
-        self.host = host
-        self.request: RequestUnderWay | None = None
-        self.last_s = -1.0
-        requests.clients += 1
-
-    def access(self, access: Access, keys: Sequence[bytes], hits: Sequence[bool], now_s: float) -> None:
-        """One command: its keys in order, whether each was there, and the unix time in seconds.
-
-        Commands that arrived together carry the same time, by which a client that looks up a whole chain
-        at once is told from one that stops at its first miss.
-        """
-        self._requests.access(self, access, keys, hits, now_s)
-
-    def end_idle(self, now_s: float) -> None:
-        """Complete requests that nothing was added to for a while, of whichever connection."""
-        self._requests.end_idle(now_s)
-
-    def end(self) -> None:
-        """The connection is closed; without any, nothing follows."""
-        self._requests.clients -= 1
-        if not self._requests.clients:
-            self._requests.end()
 
 
 class Inference:
@@ -109,7 +76,7 @@ class Inference:
         if 0.0 <= now_s - self._swept_s < SWEEP_S:
             return
         self._swept_s = now_s
-        for request in [one for one in self._open if now_s - one.last_s > _gap_s(one)]:
+        for request in [one for one in self._open if now_s - one.last_s > one.gap_s()]:
             self._open.end(request)
 
     def end(self) -> None:
@@ -266,7 +233,7 @@ class Inference:
             for one in self._open.holding(parent)
             if one not in holding and self._continues(one, access, code, parent, now_s)
         )
-        return max(continued, key=_serial, default=None)
+        return max(continued, key=attrgetter("serial"), default=None)
 
     def _lacks(self, request: RequestUnderWay, access: Access, code: int, at: int, now_s: float) -> bool:
         """Whether the access to the block at a place may be one of the request's."""
@@ -383,13 +350,3 @@ class Inference:
         if parent is None or parent == BEHIND:
             self._parents.learn(block, request.blocks[-1] if is_sure else BEHIND)
         return request
-
-
-def _serial(request: RequestUnderWay) -> int:
-    return request.serial
-
-
-def _gap_s(request: RequestUnderWay) -> float:
-    """After how long without an access a request is complete."""
-    stores_come = request.missed and request.stored_ms is None
-    return STORE_GAP_S if stores_come or request.has_loads_to_come() else LOOK_UP_GAP_S

@@ -8,7 +8,7 @@ from kvtide_cachenode.request_under_way import RequestUnderWay
 
 if TYPE_CHECKING:
     from kvtide_cachenode.access_trace import Inferred
-    from kvtide_cachenode.inference import Client
+    from kvtide_cachenode.trace_client import Client
 
 MAX_OPEN_BYTES: Final = 4 * 1024 * 1024
 MAX_OPEN_REQUESTS: Final = 1_024  # with more of either, the oldest is complete

@@ -7,9 +7,11 @@ from kvtide_cachenode.access_trace import Inferred
 from kvtide_cachenode.trace_line import MAX_BLOCKS
 
 if TYPE_CHECKING:
-    from kvtide_cachenode.inference import Client
+    from kvtide_cachenode.trace_client import Client
     from kvtide_cachenode.trace_line import Doubt
 
+LOOK_UP_GAP_S: Final = 5.0  # a request without an access for so long is complete …
+STORE_GAP_S: Final = 60.0  # … unless loads or stores are to come: the engine queues, and computes
 KNOWN_PARENTS: Final = 24_576  # of each of two generations
 REQUEST_BYTES: Final = 1_024
 BLOCK_BYTES: Final = 192  # a block's id, its place in the list and in indexes
@@ -98,6 +100,11 @@ class RequestUnderWay:
     def has_loads_to_come(self) -> bool:
         """Whether blocks were found and none was loaded yet."""
         return self.looked_up and self.hit_blocks > self.presumed and not self.is_loading
+
+    def gap_s(self) -> float:
+        """After how long without an access it is complete."""
+        stores_come = self.missed and self.stored_ms is None
+        return STORE_GAP_S if stores_come or self.has_loads_to_come() else LOOK_UP_GAP_S
 
     def accepts(self, block: int) -> bool:
         """Whether a block may be appended."""

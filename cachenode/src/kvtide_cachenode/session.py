@@ -8,11 +8,12 @@ from typing import Any
 
 from kvtide_cachenode.cluster.awareness import Evidence
 from kvtide_cachenode.cluster.redirect import UNAWARE
-from kvtide_cachenode.inference import Access, Client
+from kvtide_cachenode.inference import Access
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.request import Request
 from kvtide_cachenode.store import Entry, Store
 from kvtide_cachenode.store.store import INLINE_BYTES
+from kvtide_cachenode.trace_client import Client
 from kvtide_cachenode.users import User, role_of
 from kvtide_cachenode.wire import replies
 from kvtide_cachenode.wire.replies import Reply
