@@ -9,7 +9,7 @@ from typing import Final
 from kvtide_cachenode.background import every
 from kvtide_cachenode.eviction import WriteAdmission, make_policy
 from kvtide_cachenode.failures import Failures
-from kvtide_cachenode.heap import Heap
+from kvtide_cachenode.heap import process_heap
 from kvtide_cachenode.memory_limit import largest_capacity_bytes, machine_bytes
 from kvtide_cachenode.state import StateFile
 from kvtide_cachenode.store import SsdLog, Store, TieredStore
@@ -46,10 +46,10 @@ async def open_store(options: StoreOptions, file: StateFile) -> Store:
         log.warning("%d bytes were applied last, and only %d fit the memory now", dram_bytes, largest)
         dram_bytes = largest
     policy = make_policy(options.eviction)
-    heap = Heap()
+    heap = process_heap()
     if options.ssd_path is None:
         store = Store(dram_bytes, machine_bytes(), policy)
-        store.watch_memory(heap.resident_bytes)
+        store.watch_memory(heap)
         return store
     ssd_bytes = options.ssd_bytes if state.ssd_bytes is None else state.ssd_bytes
     ssd = await SsdLog.open(
@@ -58,7 +58,7 @@ async def open_store(options: StoreOptions, file: StateFile) -> Store:
     stats = ssd.stats()
     log.info("the SSD tier has %d entries, %d bytes", stats.entries, stats.used_bytes)
     tiered = TieredStore(dram_bytes, machine_bytes(), policy, ssd, options.ssd_admission)
-    tiered.watch_memory(heap.resident_bytes)
+    tiered.watch_memory(heap)
     return tiered
 
 

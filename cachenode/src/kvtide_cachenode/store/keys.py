@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 # A removal looks through its bucket: some hundred nanoseconds at this size.
-BUCKET_KEYS: Final = 32
+BUCKET_KEYS: Final = 16
 HASH_BITS: Final = 64
 # Cursors are small enough for clients that keep them in a float.
 CURSOR_BITS: Final = 48

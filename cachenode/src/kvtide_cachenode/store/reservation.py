@@ -7,6 +7,8 @@ from kvtide_cachenode.store.arena import LEAD_BYTES, extent_bytes
 
 # Room is made for what comes, not for what was announced: at most this much ahead.
 GRANT_BYTES: Final = 1024 * 1024
+# A value of at most this length has all its room at once, rounding included.
+AT_ONCE_BYTES: Final = GRANT_BYTES * 15 // 16
 
 
 class CapacityError(Exception):

@@ -1,9 +1,9 @@
 """The memory of the DRAM tier: the arena, the index, and what everything is charged."""
 
-from collections.abc import Callable
 from typing import Final
 
 from kvtide_cachenode.eviction import Policy
+from kvtide_cachenode.heap import Heap
 from kvtide_cachenode.sizing import PROCESS_BYTES
 from kvtide_cachenode.store.arena import Arena
 from kvtide_cachenode.store.counters import Counters
@@ -45,8 +45,9 @@ class Room:
         # Of that, what is charged to no entry in an index.
         self._unindexed_bytes = 0
         self._beside: dict[str, int] = {}
-        self._process_bytes: Callable[[], int] | None = None
+        self._heap: Heap | None = None
         self._freed_bytes = 0  # outside the arena, since memory was counted last
+        self._counted_bytes = COUNTED_BYTES  # when so much was, it is counted anew
         self._flushed: list[Index] = []
         self._use(Index(policy))
 
@@ -113,21 +114,26 @@ class Room:
             self._flushed.pop()
         return bool(self._flushed)
 
-    def watch_memory(self, process_bytes: Callable[[], int]) -> None:
+    def watch_memory(self, heap: Heap) -> None:
         """From now on charge what the process holds that nothing else accounts for.
 
-        Freed memory may stay with the allocator, in pages that other objects are on. ``process_bytes`` gives
-        back what can be and says what the kernel counts then.
+        Freed memory may stay with the allocator, in pages that other objects are on.
         """
-        self._process_bytes = process_bytes
+        self._heap = heap
         self.count_memory()
 
     def count_memory(self) -> None:
-        """Ask what the process holds, and charge what of it was not accounted for."""
+        """Ask what the process holds, and charge what of it is not accounted for and does not go back."""
         self._freed_bytes = 0
-        if self._process_bytes is not None:
-            accounted = PROCESS_BYTES - UNCOUNTED_BYTES + self.resident_bytes() - self._beside.get(HEAP, 0)
-            self.charge_beside(HEAP, max(self._process_bytes() - accounted, 0))
+        self._counted_bytes = min(max(self.capacity_bytes // 64, COUNTED_BYTES), MOST_COUNTED_BYTES)
+        heap = self._heap
+        if heap is None:
+            return
+        accounted = PROCESS_BYTES - UNCOUNTED_BYTES + self.resident_bytes() - self._beside.get(HEAP, 0)
+        more = heap.resident_bytes() - accounted
+        if more > 0 and heap.give_back():
+            more = heap.resident_bytes() - accounted
+        self.charge_beside(HEAP, max(more, 0))
 
     def charge_beside(self, what: str, size_bytes: int) -> None:
         """What something beside the entries takes of the capacity from now on, in place of what it took."""
@@ -213,5 +219,5 @@ class Room:
             self._freed_bytes += ENTRY_OVERHEAD_BYTES
         else:
             self._freed_bytes += entry.charge
-        if self._freed_bytes > min(max(self.capacity_bytes // 64, COUNTED_BYTES), MOST_COUNTED_BYTES):
+        if self._freed_bytes > self._counted_bytes:
             self.count_memory()

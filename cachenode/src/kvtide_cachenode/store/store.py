@@ -9,7 +9,7 @@ from typing import Final
 from kvtide_cachenode.eviction import Policy
 from kvtide_cachenode.store.arena import ADDRESSES_PER_BYTE, extent_bytes
 from kvtide_cachenode.store.index import Entry, Index
-from kvtide_cachenode.store.reservation import CapacityError, Reservation, extent_grant
+from kvtide_cachenode.store.reservation import AT_ONCE_BYTES, CapacityError, Reservation, extent_grant
 from kvtide_cachenode.store.room import ENTRY_OVERHEAD_BYTES, Room
 
 # LMCache stores a metadata object of some hundred bytes beside every block: a page each would waste most
@@ -143,11 +143,12 @@ class Store(Room):
         Raises:
             CapacityError: it does not fit.
         """
-        beside, granted = len(key) + ENTRY_OVERHEAD_BYTES, extent_grant(length, 0)
+        beside, size = len(key) + ENTRY_OVERHEAD_BYTES, extent_bytes(length)
+        granted = size if length <= AT_ONCE_BYTES else extent_grant(length, 0)
         charge = granted + beside
         if self.used_bytes + charge > self.capacity_bytes:
-            self._make_room(charge, extent_bytes(length) + beside, length)
-        if self._arena.promised_bytes + extent_bytes(length) - granted > self._max_promised_bytes:
+            self._make_room(charge, size + beside, length)
+        if granted < size and self._arena.promised_bytes + size - granted > self._max_promised_bytes:
             raise self._rejection(f"no room for a value of {length} bytes: too many others are announced")
         start = self._allocate(length, granted, beside)
         while start is None:  # no address range is long enough: free ones grow together as entries go
@@ -165,6 +166,8 @@ class Store(Room):
             CapacityError: they do not fit now. The reservation is as it was, and still to be given up.
         """
         length = len(reservation.memory)
+        if length <= AT_ONCE_BYTES:
+            return
         granted = extent_grant(length, to_bytes)
         more = granted - reservation.granted_bytes
         if more <= 0:
