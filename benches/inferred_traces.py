@@ -5,14 +5,15 @@
 Accesses are those of engines with ranks, pools and overlapping requests, in virtual time.
 """
 
-from tests.cachenode.engine_streams import Fleet
-from tests.cachenode.test_inferred_streams import lines_of
+from typing import Final
+
+from benches.engine_streams import Fleet, Habit, lines_of
 
 from kvtide_cachenode.access_trace import TraceRing
 from kvtide_operator.workload.readers.node import read_node_lines
 
 REQUESTS = 300
-FLEETS = [
+FLEETS: Final[list[tuple[Habit, int, int]]] = [
     ("redis", 1, 1), ("redis", 1, 8), ("redis", 2, 8), ("redis", 8, 16),
     ("lm", 1, 1), ("lm", 8, 8), ("resp", 1, 8), ("sglang", 1, 4), ("sglang", 4, 4),
 ]  # fmt: skip

@@ -4,32 +4,13 @@ import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.cachenode.engine_streams import Engines, Fleet, conversations
+from benches.engine_streams import Fleet, Habit, lines_of
 
 from kvtide_cachenode.inference import Access, Inference
 from kvtide_cachenode.trace_client import Client
 
 if TYPE_CHECKING:
     from kvtide_cachenode.access_trace import Inferred
-
-
-def lines_of(fleet, requests, *, rate, seed=1):
-    """What was sent, and the lines that nodes told of it."""
-    told: list[list[Inferred]] = [[] for _ in range(fleet.nodes)]
-    nodes = [Inference(lines.append) for lines in told]
-    clients: dict[object, Client] = {}
-
-    def say(node, connection, access, keys, hits, now_s):
-        client = clients.get((node, connection))
-        if client is None:
-            client = clients[node, connection] = Client(nodes[node], f"host-{connection[0]}")
-        client.access(access, keys, hits, now_s)
-
-    sent = conversations(seed, requests, rate=rate, engines=fleet.engines)
-    Engines(fleet, say, seed).play(sent)
-    for node in nodes:
-        node.end()
-    return sent, told
 
 
 @pytest.mark.parametrize(
@@ -40,7 +21,7 @@ def lines_of(fleet, requests, *, rate, seed=1):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(("rate", "engines"), [(5.0, 1), (9.0, 3)])
-def test_one_request_is_one_line(habit, ranks, pool, rate, engines):
+def test_one_request_is_one_line(habit: Habit, ranks: int, pool: int, rate: float, engines: int) -> None:
     fleet = Fleet(habit, ranks, pool, engines=engines)
     sent, (lines,) = lines_of(fleet, 120, rate=rate)
     asked = sum(len(request.blocks) for request in sent)
@@ -56,7 +37,7 @@ def test_one_request_is_one_line(habit, ranks, pool, rate, engines):
     assert not [line for line in lines if line.doubt]
 
 
-def test_clients_whose_keys_name_no_rank_are_doubted_where_they_ask_at_once():
+def test_clients_whose_keys_name_no_rank_are_doubted_where_they_ask_at_once() -> None:
     lines: list[Inferred] = []
     requests = Inference(lines.append)
     first, second = Client(requests), Client(requests)
@@ -68,7 +49,7 @@ def test_clients_whose_keys_name_no_rank_are_doubted_where_they_ask_at_once():
     assert [line.doubt for line in lines] == [None, "ranks", None, "ranks", None]
 
 
-def test_what_was_only_stored_is_doubted():
+def test_what_was_only_stored_is_doubted() -> None:
     lines: list[Inferred] = []
     requests = Inference(lines.append)
     Client(requests).access(Access.STORE, [b"a", b"b"], [False, False], 100.0)
@@ -77,7 +58,7 @@ def test_what_was_only_stored_is_doubted():
 
 
 @pytest.mark.parametrize("key_bytes", [40, 250, 15_000])
-def test_memory_is_bounded_in_bytes(key_bytes):
+def test_memory_is_bounded_in_bytes(key_bytes: int) -> None:
     requests = Inference(lambda _: None)
     clients = [Client(requests, f"host-{number}") for number in range(50)]
     tracemalloc.start()

@@ -1,8 +1,7 @@
 """Requests of which several nodes saw a part each."""
 
 import pytest
-from tests.cachenode.engine_streams import Fleet
-from tests.cachenode.test_inferred_streams import lines_of
+from benches.engine_streams import Fleet, lines_of
 
 from kvtide_cachenode.access_trace import Inferred, TraceRing
 from kvtide_operator.workload.readers.node import read_node_lines

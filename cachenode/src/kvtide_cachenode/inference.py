@@ -4,7 +4,7 @@ An engine asks for a chain of blocks, loads the hits and stores the misses. Its 
 parts of each block, a pool spreads it over connections, and other requests come in between. Two facts sort
 that out. A block's name is a hash over its whole prefix, so the block before it is always the same one. And
 within one request everything is done once: what is done again to the same part is another request. Pure
-logic; the time is an argument. Decision 0011 says what was weighed.
+logic; the time is an argument. Decision 0012 says what was weighed.
 """
 
 from collections.abc import Callable, Sequence

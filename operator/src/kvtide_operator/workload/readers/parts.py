@@ -11,8 +11,6 @@ BEGIN_MS = 30
 """Parts of one request begin within so long of each other: a look-up takes about a millisecond a block …"""
 STORE_MS = 250
 """… or store within so long, which is more data."""
-
-
 RANKS_MS = 5
 """On one node, ranks whose parts of a request lie on different nodes look up within so long."""
 
@@ -98,7 +96,7 @@ def _whole(parts: list[TraceLine]) -> TraceLine:
     first = parts[0]
     if len(parts) == 1:
         return first
-    block_tokens = first.input_length // len(first.hash_ids)
+    block_tokens = max(line.input_length // max(1, len(line.hash_ids)) for line in parts)
     # What was found lies before what was missed, whichever node has it. A block of several ranks, or of a
     # value and its description, is on several nodes, and found where it is on all of them.
     missed = {block: None for line in parts for block in line.hash_ids[line.hit_blocks or 0 :]}
@@ -110,7 +108,7 @@ def _whole(parts: list[TraceLine]) -> TraceLine:
         first,
         input_length=(len(found) + len(missed)) * block_tokens,
         hash_ids=[*found, *missed],
-        hit_blocks=len(found),
+        hit_blocks=None if any(line.hit_blocks is None for line in parts) else len(found),
         stored_at=min((line.stored_at for line in parts if line.stored_at is not None), default=None),
         unreliable=next((line.unreliable for line in asked if line.unreliable), None if asked else "stores"),
     )

@@ -6,14 +6,16 @@ and of the project's backend for SGLang; ranks of an engine wait for each other,
 
 import heapq
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import count
 from typing import Literal
 from zlib import crc32
 
-from kvtide_cachenode.inference import Access
+from kvtide_cachenode.access_trace import Inferred
+from kvtide_cachenode.inference import Access, Inference
+from kvtide_cachenode.trace_client import Client
 
 Habit = Literal["redis", "resp", "lm", "sglang"]
 Connection = tuple[int, int, int]
@@ -224,7 +226,9 @@ class Engines:
         while running:
             yield 0.0005
 
-    def _tiles(self, access: Access, engine: int, rank: int, blocks: Sequence[str]) -> Iterator[float]:
+    def _tiles(
+        self, access: Access, engine: int, rank: int, blocks: Sequence[str]
+    ) -> Generator[float, None, list[bool]]:
         """All blocks, split over eight connections that send at the same time."""
         there = [False] * len(blocks)
         size = -(-len(blocks) // 8)
@@ -269,3 +273,26 @@ class Engines:
                     self._world.now_s,
                 )  # fmt: skip
         return there
+
+
+def lines_of(
+    fleet: Fleet, requests: int, *, rate: float, seed: int = 1
+) -> tuple[list[Sent], list[list[Inferred]]]:
+    """What was sent, and the lines that each node told of it."""
+    told: list[list[Inferred]] = [[] for _ in range(fleet.nodes)]
+    nodes = [Inference(lines.append) for lines in told]
+    clients: dict[tuple[int, Connection], Client] = {}
+
+    def say(
+        node: int, connection: Connection, access: Access, keys: list[bytes], hits: list[bool], now_s: float
+    ) -> None:
+        client = clients.get((node, connection))
+        if client is None:
+            client = clients[node, connection] = Client(nodes[node], f"host-{connection[0]}")
+        client.access(access, keys, hits, now_s)
+
+    sent = conversations(seed, requests, rate=rate, engines=fleet.engines)
+    Engines(fleet, say, seed).play(sent)
+    for node in nodes:
+        node.end()
+    return sent, told
