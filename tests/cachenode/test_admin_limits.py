@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from kvtide_cachenode import http_port
+from kvtide_cachenode.access_trace import Inferred
 from kvtide_cachenode.admin import AdminServer
 from kvtide_cachenode.cluster.shares import first_topology
 from kvtide_cachenode.cluster.topology import EPOCHS_AT_ONCE, FIRST_EPOCH_MOST, Topology
@@ -275,7 +276,7 @@ async def test_slow_readers_of_the_trace_are_bounded_and_cut_off(monkeypatch: py
     monkeypatch.setattr(http_port, "REPLY_S", 1.0)
     async with serving() as admin:
         for number in range(200):
-            admin.node.trace.append_inferred(number, list(range(2**52, 2**52 + 1000)), 0, 16)
+            admin.node.trace.append_inferred(Inferred(number, list(range(2**52, 2**52 + 1000)), 0), 16)
         deaf = []
         for _ in range(http_port.MAX_LARGE):
             sock = socket.socket()

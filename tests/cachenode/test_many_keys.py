@@ -1,17 +1,22 @@
 """Commands of many keys: what is done for all at once is what doing it one by one gives."""
 
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtide_cachenode.eviction import make_policy
-from kvtide_cachenode.inference import Access, Parents, RequestInference
+from kvtide_cachenode.inference import Access, Inference
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.session import Session
 from kvtide_cachenode.store import Store
 from kvtide_cachenode.store.store import INLINE_BYTES
+from kvtide_cachenode.trace_client import Client
+
+if TYPE_CHECKING:
+    from kvtide_cachenode.access_trace import Inferred
 
 MI = 1024 * 1024
 SIZES = [0, 1, 300, INLINE_BYTES, INLINE_BYTES + 1, 5_000, 70_000]
@@ -70,17 +75,17 @@ steps = st.lists(
 
 
 @pytest.mark.parametrize("gap_s", [0.5, 30.0])
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(turns=steps)
 def test_single_keys_that_arrive_together_are_traced_as_if_told_one_by_one(
     gap_s: float, turns: list[list[Step]]
 ) -> None:
     """The session tells runs of single keys at once; the trace must not show it."""
-    told: list[tuple[int, list[int], int]] = []
-    one_by_one = RequestInference(Parents(), lambda *line: told.append(line))
+    told: list[Inferred] = []
+    one_by_one = Client(Inference(told.append))
     session = session_with({})
-    seen: list[tuple[int, list[int], int]] = []
-    session.inference = RequestInference(Parents(), lambda *line: seen.append(line))
+    seen: list[Inferred] = []
+    session.inference = Client(Inference(seen.append))
     for number, turn in enumerate(turns):
         session.now_s = 1000.0 + number * gap_s
         for access, block, hit in turn:

@@ -15,9 +15,12 @@ from kvtide_cachenode.access_trace import (
     LINE_BYTES,
     MAX_BYTES,
     MAX_LINES,
+    Inferred,
     TraceRing,
 )
-from kvtide_cachenode.inference import Access, Parents, RequestInference, block_id, canonical
+from kvtide_cachenode.block_names import block_id, canonical
+from kvtide_cachenode.inference import Access, Inference
+from kvtide_cachenode.trace_client import Client
 
 
 def chains(seed: int, count: int) -> list[list[str]]:
@@ -35,12 +38,10 @@ def chains(seed: int, count: int) -> list[list[str]]:
     return requests
 
 
-def play(
-    requests: list[list[str]], style: str, emit: Callable[[int, list[int], int], None], gap_s: float
-) -> list[int]:
+def play(requests: list[list[str]], style: str, emit: Callable[[Inferred], None], gap_s: float) -> list[int]:
     """What a client of the given style does; returns the blocks each request hit."""
     stored: set[str] = set()
-    inference = RequestInference(Parents(), emit)
+    inference = Client(Inference(emit))
     now_s, all_hits = 1_000_000.0, []
 
     def access(kind: Access, block: str, hit: bool = False) -> None:
@@ -80,7 +81,7 @@ def play(
 def test_requests_are_reconstructed(style: str, gap_s: float) -> None:
     requests = chains(3, 300)
     seen: list[tuple[list[int], int]] = []
-    hits = play(requests, style, lambda _, blocks, hit: seen.append((blocks, hit)), gap_s)
+    hits = play(requests, style, lambda line: seen.append((line.blocks, line.hit_blocks)), gap_s)
     ids = {
         block: block_id(b"model@2@7@" + block.encode().hex().encode() + b"@bfloat16kv_bytes")
         for blocks in requests
@@ -107,7 +108,8 @@ def test_every_access_is_in_exactly_one_request(
     accesses: list[tuple[Access, list[int], bool, float]],
 ) -> None:
     requests: list[list[int]] = []
-    inference = RequestInference(Parents(), lambda _, blocks, _hits: requests.append(blocks))
+    of_node = Inference(lambda line: requests.append(line.blocks))
+    inference = Client(of_node)
     now_s, blocks = 0.0, set()
     for access, numbers, hit, gap_s in accesses:
         now_s += gap_s
@@ -118,11 +120,14 @@ def test_every_access_is_in_exactly_one_request(
     inference.end()
     assert all(len(request) == len(set(request)) > 0 for request in requests)
     assert {block for request in requests for block in request} == blocks
+    assert not of_node._open.holders
+    assert not of_node._open.cursors
+    assert of_node._open.bytes == 0
 
 
 def test_a_request_that_waits_for_its_stores_is_kept_a_minute() -> None:
     seen: list[list[int]] = []
-    inference = RequestInference(Parents(), lambda _, blocks, _hits: seen.append(blocks))
+    inference = Client(Inference(lambda line: seen.append(line.blocks)))
     inference.access(Access.LOOK_UP, (b"a",), (False,), 100.0)
     inference.end_idle(130.0)
     assert not seen
@@ -188,7 +193,7 @@ async def test_a_replay_over_the_wire_is_in_the_trace(served: Any, admin: Any) -
 def test_the_ring_is_bounded_and_says_what_it_dropped() -> None:
     ring = TraceRing("boot")
     for number in range(MAX_LINES + 10):
-        ring.append_inferred(number, [number], 0, 1)
+        ring.append_inferred(Inferred(number, [number], 0), 1)
     assert len(ring) <= MAX_LINES
     page = ring.read("boot:4")
     assert page.gap == ring.dropped - 4 > 0
@@ -198,7 +203,7 @@ def test_the_ring_is_bounded_and_says_what_it_dropped() -> None:
         total, since = total + lines.count(b"\n"), ring.read(since).next
     assert (total, since) == (len(ring), ring.next)
     for _ in range(20):
-        ring.append_inferred(0, list(range(2**52, 2**52 + 60_000)), 0, 1)
+        ring.append_inferred(Inferred(0, list(range(2**52, 2**52 + 60_000)), 0), 1)
     kept = sum(LINE_BYTES + BLOCK_ID_BYTES * len(line.hash_ids) for line in ring._lines)
     assert kept <= MAX_BYTES
 
@@ -223,10 +228,8 @@ def test_a_command_of_many_keys_is_its_keys_one_by_one(
     commands: list[tuple[Access, int, int, int, int, float]],
 ) -> None:
     """Commands of several keys take a short way through the inference; single keys never do."""
-    seen: tuple[list[Any], list[Any]] = [], []
-    whole, single = (
-        RequestInference(Parents(), lambda *said, emitted=emitted: emitted.append(said)) for emitted in seen
-    )
+    seen: tuple[list[Inferred], list[Inferred]] = [], []
+    whole, single = (Client(Inference(told.append)) for told in seen)
     now_s = 1000.0
     for access, which, start, count, hit_count, gap_s in commands:
         now_s += gap_s

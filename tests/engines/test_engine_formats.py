@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvtide_cachenode.block_names import canonical
 from kvtide_cachenode.engines.block_keys import all_ranks, names, trace_ids
 from kvtide_cachenode.engines.container import HEADER_BYTES, ContainerError, Qualities, header, read
 from kvtide_cachenode.engines.model_digest import WeightsError, digest, is_commit, model_weights
@@ -18,7 +19,6 @@ from kvtide_cachenode.engines.namespace import model_digest
 from kvtide_cachenode.engines.options import Options, OptionsError, read_options
 from kvtide_cachenode.engines.tally import COUNTERS
 from kvtide_cachenode.eviction.depth import depth_in_key, root_in_key, root_of
-from kvtide_cachenode.inference import canonical
 
 HASHES = [bytes([depth]) * 32 for depth in range(4)]
 

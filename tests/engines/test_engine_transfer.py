@@ -12,7 +12,6 @@ import msgspec
 import pytest
 import redis
 
-from kvtide_cachenode.access_trace import EngineLine
 from kvtide_cachenode.client import NodeClient
 from kvtide_cachenode.cluster.shares import first_topology
 from kvtide_cachenode.cluster.topology import Node as Member
@@ -24,6 +23,7 @@ from kvtide_cachenode.engines.options import read_options
 from kvtide_cachenode.engines.resp_client import Credentials
 from kvtide_cachenode.engines.tally import Tally
 from kvtide_cachenode.engines.trace_reporter import TraceReporter
+from kvtide_cachenode.trace_line import EngineLine
 
 PAYLOAD_BYTES = 100_000
 KEYS = [b"kvt:m:l:0-1x1:root:%d:hash" % depth for depth in range(12)]

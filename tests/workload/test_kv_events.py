@@ -145,6 +145,69 @@ def test_a_prompt_computed_while_an_equal_one_is_under_way_is_another_request():
     ]
 
 
+def pages(parent, *blocks):
+    """As SGLang tells of them: an event each."""
+    return [stored(before, block) for before, block in zip([parent, *blocks], blocks, strict=False)]
+
+
+@pytest.mark.parametrize("answer_s", [0.2, 20.0, 50.0])
+def test_an_answer_that_is_told_when_it_ends_is_an_answer(answer_s):
+    other = [Batch(1.0 + answer_s * at / 8, pages(None, 100 + at)) for at in range(7)]
+    got, told = play(
+        [
+            Batch(1.0, pages(None, *range(1, 11))),
+            *other,
+            Batch(1.0 + answer_s, pages(10, *range(11, 16))),
+            Batch(2.0 + answer_s, pages(15, 16, 17, 18)),  # the next turn
+        ]
+    )
+    of_chain = [(request.blocks, request.output_blocks) for request in got if request.blocks[0] == 1]
+    assert of_chain == [([*range(1, 11)], 5), ([*range(1, 19)], 0)]
+    assert (told.requests, told.orphans) == (9, 0)
+
+
+def test_parts_of_a_prompt_that_come_step_by_step_are_one_prompt():
+    steps = [
+        Batch(at * 0.05, pages(at * 128 or None, *range(at * 128 + 1, at * 128 + 129))) for at in range(4)
+    ]
+    got, _ = play([*steps, Batch(9.0, pages(512, 513))])
+    assert [(len(request.blocks), request.output_blocks) for request in got] == [(512, 1)]
+
+
+@pytest.mark.parametrize("tokens", [1, 16])
+def test_conversations_of_an_engine_that_tells_pages_are_told_within_2_percent(tokens):
+    chosen, batches, expected = random.Random(tokens), [], []
+    fresh, histories, seen, at_s = iter(range(1, 1 << 30)), [], set(), 0.0
+    for _ in range(200):
+        base = chosen.choice(histories) if histories and chosen.random() < 0.6 else []
+        chain = base + [next(fresh) for _ in range(chosen.randint(1, 40))]
+        answer = [next(fresh) for _ in range(chosen.randint(0, 20))]
+        histories.append(chain + answer)
+        at_s += chosen.uniform(0.1, 3.0)
+        for first, blocks, when_s in (
+            (0, chain, at_s),
+            (len(chain), chain + answer, at_s + len(answer) * tokens * 0.02 + 0.01),
+        ):
+            new = [at for at in range(first, len(blocks)) if blocks[at] not in seen]
+            if new:
+                events = pages(blocks[new[0] - 1] if new[0] else None, *blocks[new[0] :])
+                batches.append((when_s, events))
+            seen.update(blocks)
+        at_s += len(answer) * tokens * 0.02 + 0.01
+        expected.append(chain)
+    got, told = play([
+        Batch(when_s, [Stored(e.parent, e.blocks, tokens) for e in events]) for when_s, events in batches
+    ])  # fmt: skip
+    assert len(got) == pytest.approx(len(expected), rel=0.02)
+    blocks = sum(len(request.blocks) for request in got)
+    assert blocks == pytest.approx(sum(map(len, expected)), rel=0.02)
+    unique = len({block for chain in expected for block in chain})
+    assert 1 - len({b for r in got for b in r.blocks}) / blocks == pytest.approx(
+        1 - unique / sum(map(len, expected)), rel=0.02
+    )
+    assert told.orphans == 0
+
+
 def test_what_began_before_the_recording_is_counted_and_left_out():
     got, told = play([Batch(0.0, [stored(7, 8)]), Batch(1.0, [stored(8, 9)]), Batch(2.0, [stored(None, 1)])])
     assert [request.blocks for request in got] == [[1]]

@@ -1,17 +1,16 @@
 """The access trace: what was asked of this node, one JSON line a request, in a bounded ring.
 
-Lines follow Mooncake's schema plus ``observed_at``, ``weight``, ``seq`` and ``boot_id``. Reading takes
-nothing away; what the ring dropped before it was read is counted as a gap.
+Reading takes nothing away; what the ring dropped before it was read is counted as a gap.
 """
 
-from collections import deque
+from collections import Counter, deque
 from itertools import islice
-from typing import Annotated, Final, Literal
+from typing import Final, NamedTuple
 
 import msgspec
-from msgspec import Meta
 
 from kvtide_cachenode.documents import DocumentError, decode
+from kvtide_cachenode.trace_line import Doubt, EngineLine, TraceLine
 
 MAX_LINES: Final = 100_000
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -19,44 +18,16 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 LINE_BYTES: Final = 512
 BLOCK_ID_BYTES: Final = 40
 MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
-MAX_BLOCKS: Final = 65_536  # of one request: a million tokens in blocks of 16
-
-_BlockId = Annotated[int, Meta(ge=0, lt=2**53)]  # exact in every JSON reader
-_Milliseconds = Annotated[int, Meta(ge=0, lt=2**53)]
-_Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # what readers of traces keep in 32 bits
 
 
-class EngineLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What an engine says of one request: unix milliseconds, tokens, tokens, block ids, blocks it hit.
+class Inferred(NamedTuple):
+    """A request that the node put together: when it began, its blocks, how many of the first it hit."""
 
-    ``local_hit_blocks`` of the ``hit_blocks`` were in the engine's own cache, the others came from nodes.
-    """
-
-    timestamp: _Milliseconds
-    input_length: _Count
-    output_length: _Count
-    hash_ids: Annotated[list[_BlockId], Meta(min_length=1, max_length=MAX_BLOCKS)]
-    hit_blocks: _Count | None = None
-    local_hit_blocks: _Count | None = None
-
-    def __post_init__(self) -> None:
-        if self.local_hit_blocks is not None and self.local_hit_blocks > (self.hit_blocks or 0):
-            raise ValueError("local_hit_blocks are more than hit_blocks, of which they are a part")
-
-
-class TraceLine(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """One line of the trace as it is exported."""
-
-    timestamp: int
-    input_length: int
-    output_length: int
-    hash_ids: list[int]
-    observed_at: Literal["engine", "node"]
-    weight: int
-    seq: int
-    boot_id: str
-    hit_blocks: int | None = None
-    local_hit_blocks: int | None = None
+    began_ms: int
+    blocks: list[int]
+    hit_blocks: int
+    stored_ms: int | None = None
+    doubt: Doubt | None = None
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -75,6 +46,7 @@ class TraceRing:
 
     def __init__(self, boot_id: str) -> None:
         self.boot_id = boot_id
+        self.doubted_lines: Counter[str] = Counter()  # inferred ones, by `Doubt`
         self._lines: deque[TraceLine] = deque()
         self._bytes = 0
         self._next_seq = 0
@@ -117,13 +89,24 @@ class TraceRing:
             )
         )
 
-    def append_inferred(
-        self, timestamp_ms: int, block_ids: list[int], hit_blocks: int, block_tokens: int
-    ) -> None:
+    def append_inferred(self, request: Inferred, block_tokens: int) -> None:
         """Add a request that the node put together from single accesses."""
-        tokens = len(block_ids) * block_tokens
+        if request.doubt is not None:
+            self.doubted_lines[request.doubt] += 1
         self._append(
-            TraceLine(timestamp_ms, tokens, 0, block_ids, "node", 1, self._next_seq, self.boot_id, hit_blocks)
+            TraceLine(
+                request.began_ms,
+                len(request.blocks) * block_tokens,
+                0,
+                request.blocks,
+                "node",
+                1,
+                self._next_seq,
+                self.boot_id,
+                request.hit_blocks,
+                stored_at=request.stored_ms,
+                unreliable=request.doubt,
+            )
         )
 
     def read(self, since: str | None) -> Page:

@@ -99,7 +99,9 @@ class AdminServer:
             tiers=tier_status(node.store),
             resize=desired.resize,
             counters=node.store.counted(),
-            trace=TraceStatus(node.trace.next, len(node.trace), node.trace.dropped),
+            trace=TraceStatus(
+                node.trace.next, len(node.trace), node.trace.dropped, dict(node.trace.doubted_lines)
+            ),
             cluster=_cluster_status(node.cluster),
             desired=desired.newest,
             applied=desired.applied,

@@ -1,27 +1,34 @@
-"""Requests put together from single block accesses of clients that report none (the trace's *node* grade).
+"""Requests put together from accesses of clients that report none (the trace's *node* grade).
 
-A prefix look-up walks a chain of blocks, loads the hits and stores the misses. A block's key is a hash over
-its whole prefix, so the block before it is always the same one: a key whose known parent is not the last key
-of the request under way begins another request. Pure logic; the time is an argument.
+An engine asks for a chain of blocks, loads the hits and stores the misses. Its ranks do the same with their
+parts of each block, a pool spreads it over connections, and other requests come in between. Two facts sort
+that out. A block's name is a hash over its whole prefix, so the block before it is always the same one. And
+within one request everything is done once: what is done again to the same part is another request. Pure
+logic; the time is an argument. Decision 0012 says what was weighed.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from hashlib import blake2b
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Final
 
-from kvtide_cachenode.access_trace import MAX_BLOCKS
+from kvtide_cachenode.access_trace import Inferred
+from kvtide_cachenode.block_names import BlockNames
+from kvtide_cachenode.open_requests import OpenRequests
+from kvtide_cachenode.request_under_way import BEHIND, ROOT, Parents, RequestUnderWay
+from kvtide_cachenode.trace_client import Client
+from kvtide_cachenode.trace_line import MAX_BLOCKS
 
-LOOK_UP_GAP_S: Final = 5.0  # a request without an access for so long is complete …
-STORE_GAP_S: Final = 60.0  # … unless it missed and nothing was stored: prefill comes in between
-BLOCK_IDS_REMEMBERED: Final = 16_384  # a key is looked up, loaded or stored: hashed once
-MAX_PARENTS: Final = 65_536
-_ROOT: Final = -1
+WALK_GAP_S: Final = 0.1  # between two look-ups of one chain, where a block was never seen before
+BLOCK_GAP_S: Final = 2.0  # likewise where it was; loads may come in between
+TILES_S: Final = 0.05  # within so long a chain's beginning may follow its middle, through another connection
+BATCH_S: Final = 0.005  # within so long the parts of one look-up arrive that a client sends at once
+RANKS_S: Final = 1.0  # within so long, equal requests of clients without known ranks may be one
+BURST_S: Final = 1.0  # between two stores of one step of an engine
+SWEEP_S: Final = 0.5
+MAX_WALKING: Final = 64  # of the newest, where a block never seen before may belong
 
-Emit = Callable[[int, list[int], int], None]
-"""Takes a complete request: unix milliseconds of its first access, block ids, blocks hit."""
+Emit = Callable[[Inferred], None]
 
 
 class Access(IntEnum):
@@ -32,209 +39,314 @@ class Access(IntEnum):
     STORE = 3
 
 
-def canonical(key: bytes) -> bytes:
-    """The block's name without what tells its parts apart.
-
-    LMCache: ``model@world_size@rank@chunk_hash@dtype[@tags][@layer]`` with the suffixes ``metadata`` and
-    ``kv_bytes``; ours: ``kvt:model:layout:rank:root:depth:hash``. Rank, layer and suffix are folded.
-    """
-    if key.startswith(b"kvt:"):
-        parts = key.split(b":")
-        if len(parts) == 7:
-            parts[3] = b""
-            return b":".join(parts)
-        return key
-    if b"@" not in key:
-        return key
-    parts = key.removesuffix(b"kv_bytes").removesuffix(b"metadata").split(b"@")
-    if len(parts) >= 5 and parts[1].isdigit() and parts[2].isdigit():
-        parts[2] = b""
-        if len(parts) > 5 and parts[-1].isdigit():
-            parts.pop()
-    return b"@".join(parts)
+# An attribute of an enumeration takes as long as a call.
+LOOK_UP, LOAD, STORE = Access
 
 
-_ids: dict[bytes, int] = {}
-_known_id = _ids.get
+class Inference:
+    """All requests under way at a node, whichever connections carry them."""
 
+    def __init__(self, emit: Emit) -> None:
+        self.clients = 0
+        self._names = BlockNames()
+        self._parents = Parents()
+        self._open = OpenRequests(emit)
+        self._asks_on: set[int] = set()  # parts and accesses of clients that look up more behind a miss
+        self._swept_s = 0.0
 
-def block_id(key: bytes) -> int:
-    """A 53-bit id of the block a key belongs to."""
-    known = _known_id(key)
-    if known is not None:
-        return known
-    digest = blake2b(canonical(key), digest_size=8).digest()
-    if len(_ids) >= BLOCK_IDS_REMEMBERED:
-        _ids.clear()
-    _ids[key] = block = int.from_bytes(digest, "little") >> 11
-    return block
-
-
-class Parents:
-    """Which block precedes which, learnt from all connections; the least recently seen are forgotten."""
-
-    def __init__(self) -> None:
-        self._parent: OrderedDict[int, int] = OrderedDict()
-        self.of = self._parent.get
-
-    def of_each(self, blocks: Sequence[int]) -> tuple[int, ...]:
-        """What precedes each of two or more blocks.
-
-        Raises:
-            KeyError: of one it is not known.
-        """
-        parents: tuple[int, ...] = itemgetter(*blocks)(self._parent)
-        return parents
-
-    def learn(self, block: int, parent: int) -> None:
-        """Remember that ``block`` follows ``parent`` (or begins a chain)."""
-        self._parent[block] = parent
-        self._parent.move_to_end(block)
-        if len(self._parent) > MAX_PARENTS:
-            self._parent.popitem(last=False)
-
-
-class RequestInference:
-    """The request under way on one connection."""
-
-    def __init__(self, parents: Parents, emit: Emit) -> None:
-        self._parents = parents
-        self._emit = emit
-        self._blocks: list[int] = []
-        self._reset()
-
-    def _reset(self) -> None:
-        self._blocks = []
-        self._members: set[int] = set()
-        self._done: dict[bytes, Access] = {}  # raw key to the last thing done with it
-        # The command that the request consists of so far, when it was a whole chain: members and what was
-        # done are in the books only when something follows it.
-        self._whole: tuple[Access, Sequence[bytes]] | None = None
-        self._hit_blocks = 0
-        self._missed = False
-        self._storing = False
-        self._walked_before_loading = False
-        self._began_ms = 0
-        self._last_s = 0.0
-
-    def access(self, access: Access, keys: Sequence[bytes], hits: Sequence[bool], now_s: float) -> None:
-        """One command: its keys in order, whether each was there, and the unix time in seconds.
-
-        Commands that arrived together carry the same time, by which a client that looks up a whole chain
-        at once is told from one that stops at its first miss.
-        """
-        chain = self._new_chain(access, keys, now_s) if len(keys) > 1 else None
-        if chain is not None:
-            self.end()
-            self._blocks = chain
-            self._whole = access, keys
-            self._storing = access is Access.STORE
-            if not self._storing:
-                self._hit_blocks = hits.index(False) if False in hits else len(hits)
-                self._missed = self._hit_blocks < len(hits)
-            self._began_ms = int(now_s * 1000)
-            self._last_s = now_s
+    def access(
+        self, client: Client, access: Access, keys: Sequence[bytes], hits: Sequence[bool], now_s: float
+    ) -> None:
+        """Take one command of a client."""
+        if not 0.0 <= now_s - self._swept_s < SWEEP_S:
+            self.end_idle(now_s)
+        if len(keys) > 1 and access is not STORE and self._whole(client, access, keys, hits, now_s):
             return
-        if self._whole is not None:
-            self._unfold(*self._whole)
+        ids, parts = self._names.ids, self._names.parts
         for key, hit in zip(keys, hits, strict=True):
-            self._one(access, key, hit, now_s)
+            block = ids.get(key)
+            if block is None:
+                block, part = self._names.of(key)
+            else:
+                part = parts[key]
+            self._one(client, access, part + access, block, hit, now_s)
 
     def end_idle(self, now_s: float) -> None:
-        """Complete a request that nothing was added to for a while."""
-        waits_for_stores = self._missed and not self._storing
-        if now_s - self._last_s > (STORE_GAP_S if waits_for_stores else LOOK_UP_GAP_S):
-            self.end()
+        """Complete requests that nothing was added to for a while; the clock may have been set back."""
+        if 0.0 <= now_s - self._swept_s < SWEEP_S:
+            return
+        self._swept_s = now_s
+        for request in [one for one in self._open if now_s - one.last_s > one.gap_s()]:
+            self._open.end(request)
 
     def end(self) -> None:
-        """Complete the request under way, if any."""
-        if self._blocks:
-            blocks, began_ms, hit_blocks = self._blocks, self._began_ms, self._hit_blocks
-            self._reset()
-            self._emit(began_ms, blocks, hit_blocks)
+        """Complete all."""
+        for request in list(self._open):
+            self._open.end(request)
 
-    def _new_chain(self, access: Access, keys: Sequence[bytes], now_s: float) -> list[int] | None:
-        """The block ids, when the keys are a request of their own: a chain known from its root on.
+    def _whole(
+        self, client: Client, access: Access, keys: Sequence[bytes], hits: Sequence[bool], now_s: float
+    ) -> bool:
+        """Take a chain that is known from its root on; False where that is not what the keys are.
 
-        That every block's known parent is the one before it, and that the first has none, proves that no
-        block occurs twice. What costs one call a key elsewhere costs a few operations in C here.
+        What costs one call a key elsewhere costs a few operations in C here.
         """
-        chain: Sequence[int]
-        if self._whole is not None and self._whole[1] == keys:  # looked up and loaded, most often
-            chain = self._blocks
+        try:
+            chain: tuple[int, ...] = itemgetter(*keys)(self._names.ids)
+        except KeyError:
+            return False
+        if len(chain) > MAX_BLOCKS or not self._parents.are_a_chain(chain):
+            return False
+        code = self._names.parts[keys[0]] + access
+        blocks = list(chain)
+        first_miss = hits.index(False) if False in hits else len(hits)
+        holding = self._open.holders.get(chain[0], ())
+        request = self._open.cursors.get((client.host, code))
+        if request is None or not (
+            request in holding and self._lacks(request, access, code, request.place(chain[0]), now_s)
+        ):
+            request = self._lacking(client, holding, access, code, chain[0], now_s)
+        if request is None:
+            is_ambiguous = self._is_ambiguous(client, access, code, chain[0], now_s)
+            request = self._open.begin_chain(client, blocks, now_s)
+            request.is_ambiguous = is_ambiguous
+            request.mark_first(code, blocks)
+            request.hit_blocks = first_miss
+            request.missed = first_miss < len(hits)
+            if first_miss < len(hits) - 1:
+                self._asks_on.add(code)
+        elif request.stored_ms is None and request.mark_first(code, blocks):
+            request.loaded_behind_tip |= access is LOAD
+            if first_miss < len(hits):
+                request.miss(first_miss)
         else:
-            try:
-                chain = itemgetter(*keys)(_ids)
-                parents = self._parents.of_each(chain)
-            except KeyError:
-                return None
-            if parents[0] != _ROOT or parents[1:] != chain[:-1] or len(keys) > MAX_BLOCKS:
-                return None
-        if self._blocks:
-            first = keys[0]
-            if self._whole is not None:
-                done, done_keys = self._whole
-                if access <= done and first == done_keys[0]:
-                    return list(chain)
-                self._unfold(done, done_keys)
-            gap_s = STORE_GAP_S if access is Access.STORE else LOOK_UP_GAP_S
-            if now_s - self._last_s <= gap_s and not self._contradicts(access, first, chain[0], now_s):
-                return None
-        return list(chain)
-
-    def _unfold(self, access: Access, keys: Sequence[bytes]) -> None:
-        """Bring the books of a request that began as a whole chain up to date, block by block."""
-        self._members.update(self._blocks)
-        self._done.update(dict.fromkeys(keys, access))
-        self._whole = None
-
-    def _one(self, access: Access, key: bytes, hit: bool, now_s: float) -> None:
-        block = block_id(key)
-        if self._blocks:
-            gap_s = STORE_GAP_S if access is Access.STORE else LOOK_UP_GAP_S
-            if now_s - self._last_s > gap_s or self._contradicts(access, key, block, now_s):
-                self.end()
-        if block not in self._members:
-            self._append(block, now_s)
-            if access is not Access.STORE:
-                self._count_hit(hit)
-        elif access is Access.LOAD and block != self._blocks[-1]:
-            self._walked_before_loading = True
-        if access is Access.STORE:
-            self._storing = True
-        self._done[key] = access
-        self._last_s = now_s
-
-    def _contradicts(self, access: Access, key: bytes, block: int, now_s: float) -> bool:
-        """Whether this access cannot belong to the request under way."""
-        done = self._done.get(key)
-        if (done is not None and access <= done) or len(self._done) >= MAX_BLOCKS:
-            return True
-        if self._storing and access is not Access.STORE:
-            return True
-        if block in self._members:
             return False
+        self._note(request, client, access, code, now_s)
+        return True
+
+    def _one(self, client: Client, access: Access, code: int, block: int, hit: bool, now_s: float) -> None:
+        request = self._open.cursors.get((client.host, code))
+        at = -1
+        if request is not None:
+            at = request.place(block) if request.at is None else request.at.get(block, -1)
+            if not self._fits(request, access, code, block, at, now_s):
+                request = None
+        if request is None:
+            request = self._of(client, access, code, block, now_s)
+            at = request.place(block)
+        if at < 0:
+            if (
+                request.missed
+                and client.request is request
+                and client.last_s == now_s
+                and access is not STORE
+            ):
+                self._asks_on.add(code)
+            at = self._open.append(request, block)
+            if access is not STORE:
+                request.found(at, hit=hit)
+        elif access is not STORE:
+            request.loaded_behind_tip |= access is LOAD and at < len(request.blocks) - 1
+            if not hit:
+                request.miss(at)
+        done = request.done.get(code)
+        if done is not None and at == len(done):  # walked along, as most are
+            done.append(1)
+        else:
+            request.mark(code, at)
+        self._note(request, client, access, code, now_s)
+
+    def _fits(
+        self, request: RequestUnderWay, access: Access, code: int, block: int, at: int, now_s: float
+    ) -> bool:
+        """Whether an access goes on with the request in which its kind was done at last."""
+        if at >= 0:
+            return self._lacks(request, access, code, at, now_s)
+        # What is stored may have been looked up by another request.
+        return access is not STORE and self._continues(request, access, code, self._parents.of(block), now_s)
+
+    def _note(
+        self, request: RequestUnderWay, client: Client, access: Access, code: int, now_s: float
+    ) -> None:
+        """Remember where the next access is looked for first."""
+        request.last_s = client.last_s = now_s
+        if client.request is not request:
+            client.request = request
+            request.hosts.add(client.host)
+        self._open.cursors[client.host, code] = request
+        if access is STORE:
+            if request.stored_ms is None:
+                request.stored_ms = int(now_s * 1000)
+        elif access is LOAD:
+            request.is_loading = True
+        else:
+            request.looked_up = True
+        if request.size_bytes != request.charged_bytes:
+            self._open.charge(request)
+
+    def _of(self, client: Client, access: Access, code: int, block: int, now_s: float) -> RequestUnderWay:
+        """The request that an access belongs to which does not follow from the last one of its kind."""
         parent = self._parents.of(block)
-        if parent is not None:
-            return parent != self._blocks[-1]
-        if access is Access.STORE:
+        if access is not STORE and client.last_s == now_s:
+            request = client.request
+            if request is not None and self._goes_on(request, access, code, block, parent):
+                return self._follows(request, block, parent, is_sure=True)
+        request = self._known(client, access, code, block, parent, now_s)
+        if request is not None:
+            return request
+        if access is STORE:
+            request = self._awaiting(client, code, block, now_s)
+            if request is not None:
+                if parent is None:
+                    self._parents.learn(block, BEHIND)
+                return request
+        else:
+            walking = self._walking(client, access, code, block, parent, now_s)
+            if walking:
+                latest, *others = walking
+                is_sure = not others or latest.last_s - others[0].last_s > WALK_GAP_S
+                if client.request in others and latest.last_s - client.last_s <= BATCH_S:
+                    latest = client.request
+                return self._follows(latest, block, parent, is_sure=is_sure)
+            if parent is None:
+                self._parents.learn(block, ROOT)
+        before = self._parents.before(block)
+        if before and access is not STORE:  # an engine's own cache had these, or it was an error
+            self._parents.learn(block, BEHIND)
+        is_ambiguous = self._is_ambiguous(client, access, code, block, now_s)
+        request = self._open.begin(client, before, now_s)
+        request.is_ambiguous = is_ambiguous
+        return request
+
+    def _known(
+        self, client: Client, access: Access, code: int, block: int, parent: int | None, now_s: float
+    ) -> RequestUnderWay | None:
+        """The request that has the block already, or the one before it at its end."""
+        if parent is None:
+            return None
+        holding = self._open.holding(block)
+        request = self._lacking(client, holding, access, code, block, now_s)
+        if request is not None or parent < 0:
+            return request
+        continued = (
+            one
+            for one in self._open.holding(parent)
+            if one not in holding and self._continues(one, access, code, parent, now_s)
+        )
+        return max(continued, key=attrgetter("serial"), default=None)
+
+    def _lacks(self, request: RequestUnderWay, access: Access, code: int, at: int, now_s: float) -> bool:
+        """Whether the access to the block at a place may be one of the request's."""
+        if request.has_done(code, at) or (at < request.presumed and now_s - request.last_s > TILES_S):
             return False
-        # A new block after a miss, or a look-up after the loads began, goes on only with a client that
-        # asks for everything at once.
-        stopped = self._missed or (self._walked_before_loading and access is Access.LOOK_UP)
-        return stopped and now_s != self._last_s
+        # Another rank, or another request's block that could not be told from this one's, may have stored.
+        is_late = request.stored_ms is not None and access is not STORE
+        return not is_late or (access is LOAD and at < request.hit_blocks)
 
-    def _append(self, block: int, now_s: float) -> None:
-        if not self._blocks:
-            self._began_ms = int(now_s * 1000)
-            if self._parents.of(block) is None:
-                self._parents.learn(block, _ROOT)
-        elif self._parents.of(block) is None:
-            self._parents.learn(block, self._blocks[-1])
-        self._blocks.append(block)
-        self._members.add(block)
+    def _lacking(
+        self,
+        client: Client,
+        holding: Sequence[RequestUnderWay],
+        access: Access,
+        code: int,
+        block: int,
+        now_s: float,
+    ) -> RequestUnderWay | None:
+        """Of requests that have a block, the oldest that lacks this access, if possible of this host."""
+        lacking = [one for one in holding if self._lacks(one, access, code, one.place(block), now_s)]
+        if len(lacking) < 2:
+            return lacking[0] if lacking else None
+        return min(lacking, key=lambda one: (client.host not in one.hosts, one.serial))
 
-    def _count_hit(self, hit: bool) -> None:
-        if hit and not self._missed:
-            self._hit_blocks += 1
-        self._missed = self._missed or not hit
+    def _continues(
+        self, request: RequestUnderWay, access: Access, code: int, parent: int | None, now_s: float
+    ) -> bool:
+        """Whether a block that the request does not have, known to follow ``parent``, is its next one."""
+        if parent is None or parent < 0 or len(request.blocks) >= MAX_BLOCKS:
+            return False
+        if access is STORE:
+            return (request.missed or request.stored_ms is not None) and request.place(parent) >= 0
+        return (
+            request.blocks[-1] == parent
+            and request.stored_ms is None
+            and request.has_done(code, len(request.blocks) - 1)
+            and now_s - request.last_s <= BLOCK_GAP_S
+        )
+
+    def _goes_on(
+        self, request: RequestUnderWay, access: Access, code: int, block: int, parent: int | None
+    ) -> bool:
+        """Whether a block is the request's next one that arrived together with the one before it."""
+        if not request.is_open or not request.accepts(block) or request.stored_ms is not None:
+            return False
+        if parent is None or parent == BEHIND:
+            return request.has_done(code, len(request.blocks) - 1)
+        return self._continues(request, access, code, parent, request.last_s)
+
+    def _walking(
+        self, client: Client, access: Access, code: int, block: int, parent: int | None, now_s: float
+    ) -> list[RequestUnderWay]:
+        """Requests that are being looked up and that the block may belong to, the latest first."""
+        if parent is not None and parent != BEHIND:
+            return []
+        walking = []
+        for request in self._open.newest(MAX_WALKING):
+            if now_s - request.last_s > WALK_GAP_S or request.stored_ms is not None:
+                continue
+            if not request.accepts(block):
+                continue
+            if parent is None and access is LOOK_UP and request.loaded_behind_tip:
+                continue
+            goes_on = not request.missed and request.has_done(code, len(request.blocks) - 1)
+            if goes_on or (
+                code in self._asks_on and now_s - request.last_s <= BATCH_S and client.request is not request
+            ):
+                walking.append(request)
+        walking.sort(key=lambda request: -request.last_s)
+        return [request for request in walking if client.host in request.hosts] or walking
+
+    def _awaiting(self, client: Client, code: int, block: int, now_s: float) -> RequestUnderWay | None:
+        """The request that a block which nobody looked up is stored for, as far as can be told.
+
+        That is the one being stored, on the connection or by the rank; else the first that missed and has
+        stored nothing; else the one that stored last.
+        """
+        own, cursor = client.request, self._open.cursors.get((client.host, code))
+        for request, gap_s in ((own, WALK_GAP_S), (cursor, BURST_S)):
+            if request is not None and request.is_open and code in request.done and request.accepts(block):
+                last_s = client.last_s if request is own else request.last_s
+                if now_s - last_s <= gap_s:
+                    return request
+        waiting = [
+            one
+            for one in self._open
+            if one.missed and not one.has_loads_to_come() and code not in one.done and one.accepts(block)
+        ]
+        for request in waiting:
+            if client.host in request.hosts:
+                return request
+        if waiting:
+            return waiting[0]
+        storing = [one for one in self._open if one.stored_ms is not None and one.accepts(block)]
+        return max(storing, key=lambda one: (client.host in one.hosts, one.last_s), default=None)
+
+    def _is_ambiguous(self, client: Client, access: Access, code: int, block: int, now_s: float) -> bool:
+        """Whether another connection has just begun a request alike, where keys do not name ranks."""
+        return (
+            code - access == BlockNames.FOREIGN
+            and access is not STORE
+            and any(
+                now_s - other.last_s <= RANKS_S
+                and other.client is not client
+                and other.has_done(code, other.place(block))
+                for other in self._open.holding(block)
+            )
+        )
+
+    def _follows(
+        self, request: RequestUnderWay, block: int, parent: int | None, *, is_sure: bool
+    ) -> RequestUnderWay:
+        """Learn what precedes a block that is looked up for the first time and will be appended."""
+        if parent is None or parent == BEHIND:
+            self._parents.learn(block, request.blocks[-1] if is_sure else BEHIND)
+        return request

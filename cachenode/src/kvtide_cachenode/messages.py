@@ -44,11 +44,15 @@ class ResizeProgress(msgspec.Struct, frozen=True):
 
 
 class TraceStatus(msgspec.Struct, frozen=True):
-    """The access trace: where its end is, lines that can be read, lines that are gone."""
+    """The access trace: where its end is, lines that can be read, lines that are gone.
+
+    ``unreliable`` counts the inferred lines since the start that may be no requests, by `trace_line.Doubt`.
+    """
 
     next: str
     lines: int
     gap_lines: int
+    unreliable: dict[str, int] = {}
 
 
 class ClusterStatus(msgspec.Struct, frozen=True):

@@ -8,10 +8,10 @@ from importlib.metadata import version
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
-from kvtide_cachenode.access_trace import TraceRing
+from kvtide_cachenode.access_trace import Inferred, TraceRing
 from kvtide_cachenode.client_memory import ClientMemory
 from kvtide_cachenode.failures import Failures
-from kvtide_cachenode.inference import Parents
+from kvtide_cachenode.inference import Inference
 from kvtide_cachenode.latency import Histogram
 from kvtide_cachenode.membership import Membership
 from kvtide_cachenode.reloading import Loaded, Watched
@@ -50,23 +50,23 @@ class Node:
     dram_latency: Histogram = field(default_factory=Histogram)
     later_latency: Histogram = field(default_factory=Histogram)
     users: Users = field(default_factory=Users)
-    parents: Parents = field(default_factory=Parents)
     peer_tls: ssl.SSLContext | None = None
     watched: Sequence[Watched[Loaded]] = ()
     node_id: str = field(default_factory=lambda: token_hex(20))
     trace: TraceRing = field(init=False)
+    inference: Inference = field(init=False)
     cluster: Membership = field(init=False)
     clients: ClientMemory = field(init=False)
 
     def __post_init__(self) -> None:
         self.trace = TraceRing(self.boot_id)
         self.clients = ClientMemory(self.store)
+        self.inference = Inference(self._infer)
         self.cluster = Membership(self.store, self.node_id, self.users.password, self.peer_tls, self.failures)
 
     def uptime_s(self) -> float:
         """Seconds since this process began."""
         return time.monotonic() - self.started_s
 
-    def infer(self, timestamp_ms: int, block_ids: list[int], hit_blocks: int) -> None:
-        """Append a request that was put together from single accesses."""
-        self.trace.append_inferred(timestamp_ms, block_ids, hit_blocks, self.block_tokens)
+    def _infer(self, request: Inferred) -> None:
+        self.trace.append_inferred(request, self.block_tokens)

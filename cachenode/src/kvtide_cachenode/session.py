@@ -8,11 +8,12 @@ from typing import Any
 
 from kvtide_cachenode.cluster.awareness import Evidence
 from kvtide_cachenode.cluster.redirect import UNAWARE
-from kvtide_cachenode.inference import Access, RequestInference
+from kvtide_cachenode.inference import Access
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.request import Request
 from kvtide_cachenode.store import Entry, Store
 from kvtide_cachenode.store.store import INLINE_BYTES
+from kvtide_cachenode.trace_client import Client
 from kvtide_cachenode.users import User, role_of
 from kvtide_cachenode.wire import replies
 from kvtide_cachenode.wire.replies import Reply
@@ -73,7 +74,7 @@ class Session:
         self._room: asyncio.Event | None = None
         self.caller = UNAWARE
         self.evidence: Evidence | None = Evidence()
-        self.inference: RequestInference | None = RequestInference(node.parents, node.infer)
+        self.inference: Client | None = Client(node.inference, address.rpartition(":")[0])
         self._observed: list[tuple[Access, list[bytes], list[bool], float]] = []
         self._pins: deque[tuple[int, Entry]] = deque()  # (all bytes queued when its last byte was, entry)
         self._held: tuple[Entry | None, memoryview | None] | None = None
@@ -275,6 +276,13 @@ class Session:
             transaction, self.transaction, self.transaction_bytes = self.transaction, None, 0
             transaction.release(self.node.store)
 
+    def leave_trace(self) -> None:
+        """Infer nothing from this client: its requests are told otherwise."""
+        self.report()
+        if self.inference is not None:
+            self.inference.end()
+            self.inference = None
+
     def reset(self) -> None:
         """Back to how a connection begins (RESET)."""
         self.end_transaction()
@@ -292,9 +300,7 @@ class Session:
             self.node.store.unpin(self._pins.popleft()[1])
         self.let_go()
         self.end_transaction()
-        self.report()
-        if self.inference is not None:
-            self.inference.end()
+        self.leave_trace()
 
 
 def _not_connected() -> None:

@@ -72,7 +72,7 @@ def peer(session: Session, request: Request) -> None:
     session.caller = Caller(Kind.PEER, epoch=epoch)
     session.evidence = None
     # The node that its client is connected to observes the whole request.
-    session.inference = None
+    session.leave_trace()
     session.node.cluster.hear(words[2].decode("latin-1"), epoch)
     session.reply(replies.bulk(msgspec.json.encode(session.node.cluster.state())))
 

@@ -176,7 +176,7 @@ def trace(session: Session, request: Request) -> None:
     except ValueError as error:
         session.fail(str(error))
         return
-    session.inference = None
+    session.leave_trace()
     session.reply(replies.OK)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TYPE_CHECKING, Protocol
 
-from kvtide_cachenode.access_trace import EngineLine
 from kvtide_cachenode.engines.block_keys import BlockName, names, trace_ids
 from kvtide_cachenode.engines.loading import IDLE_WAIT_S
 from kvtide_cachenode.engines.lookup import Found, Lookups
@@ -14,6 +13,7 @@ from kvtide_cachenode.engines.request_state import ComputedUnder, Search, Tracke
 from kvtide_cachenode.engines.tally import Tally
 from kvtide_cachenode.engines.trace_reporter import TraceReporter
 from kvtide_cachenode.engines.vllm_metadata import Load, StepMetadata, Store
+from kvtide_cachenode.trace_line import EngineLine
 
 if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks

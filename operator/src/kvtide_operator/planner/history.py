@@ -30,6 +30,7 @@ class TraceHistory:
         self._pages: deque[_Told] = deque()
         self._bytes = 0
         self._trace: Trace | None = None
+        self._problem = ""
         self.gap_lines = 0
 
     def add(self, page: Page, now_s: float) -> None:
@@ -57,8 +58,9 @@ class TraceHistory:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Why pages that are not forgotten yet could not be read."""
-        return tuple(page.problem for page in self._pages if page.problem)
+        """Why pages that are not forgotten yet, or all of them together, could not be read."""
+        pages = tuple(page.problem for page in self._pages if page.problem)
+        return (*pages, self._problem) if self._problem else pages
 
     def forget_oldest(self) -> None:
         """Let the oldest page go, and with it some of the warm-up of the curve."""
@@ -69,5 +71,9 @@ class TraceHistory:
         """All that is kept, or None where nothing is; that blocks and tokens agree is taken on trust."""
         parts = [page.lines for page in self._pages if page.lines]
         if parts and (self._trace is None or self._trace.block_tokens != block_tokens):
-            self._trace = NodeLines.joined(parts).trace(block_tokens, trusted=True)
+            self._problem = ""
+            try:
+                self._trace = NodeLines.joined(parts).trace(block_tokens, trusted=True)
+            except TraceError as error:
+                self._problem = str(error)
         return self._trace

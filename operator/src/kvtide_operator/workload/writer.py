@@ -6,7 +6,7 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
-from kvtide_operator.workload.readers.node import NodeRow
+from kvtide_cachenode.trace_line import TraceLine
 from kvtide_operator.workload.trace import Trace
 
 _CHUNK_REQUESTS = 4096
@@ -44,7 +44,7 @@ def encode_node_line(
     boot_id: str,
 ) -> bytes:
     """A line as kvtide's nodes export it, of a request that an engine told of; ``arrived_s`` is Unix time."""
-    row = NodeRow(
+    row = TraceLine(
         timestamp=int(arrived_s * 1e3),
         input_length=input_tokens,
         output_length=output_tokens,

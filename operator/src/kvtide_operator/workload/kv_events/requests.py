@@ -5,8 +5,11 @@ What a `BlockStored` event shows (vLLM 0.32, ``block_pool.py``):
 * At a prompt's beginning (no parent): a request. Its blocks are new, or the engine had them and the request
   asked for reuse to be reported (``kv_cache_report_mode: full``). Both are accesses, and neither says that
   the engine's memory holds them now. Blocks removed since they were stored last are new.
-* Behind the last block of a request under way: several blocks are the next part of its prompt, which comes
-  with the same batch or the next; a single one in a later batch was filled by generated tokens.
+* Behind the last block of a request under way: several blocks of one event are the next part of its prompt,
+  which comes with the same batch or the next; a single one in a later batch was filled by generated tokens.
+  SGLang tells of each page in an event of its own, and of all pages of an answer when the request ends:
+  events of one batch that follow each other are taken together, and they are an answer when no prompt is
+  computed so slowly.
 * Behind any other known block: a request whose beginning was reused and not reported. That is the chain which
   ends in this block.
 * Behind a block never seen: a request that cannot be told, counted in ``orphans``.
@@ -20,7 +23,7 @@ under way.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -31,7 +34,13 @@ MAX_KNOWN_BLOCKS = 262_144
 MAX_OPEN_REQUESTS = 10_000
 """Requests that may still grow; with more, the oldest is complete."""
 TOKEN_S = 1.0
-"""No engine takes longer for a token, so that a request without a new block for so many is complete."""
+"""No engine takes longer for a token, so that a request without a new block for so many is complete …"""
+IDLE_S = 10.0
+"""… but not before so long, which small blocks would make short …"""
+ANSWER_S = 60.0
+"""… and so long, or twice as long as answers were seen to take, where answers are told when they end."""
+PROMPT_TOKEN_S = 0.001
+"""Engines compute a prompt's tokens faster than this, and generate an answer's more slowly."""
 WAIT_S = 1.0
 """Between two reports of a request that waits lies one step of the engine, at most about so long on a GPU."""
 
@@ -41,7 +50,8 @@ class Request:
     """A request as far as events show it.
 
     ``blocks`` are its prompt's, root first; ``tip`` is the last block stored for it, of prompt or answer, at
-    ``last_s`` in batch ``last_number``; ``is_reported`` says that all of it was known and nothing followed.
+    ``last_s`` in batch ``last_number``; ``is_reported`` says that all of it was known and nothing followed,
+    ``is_answered`` that its whole answer was told at once.
     """
 
     began_s: float
@@ -51,6 +61,7 @@ class Request:
     last_number: int
     is_reported: bool = False
     output_blocks: int = 0
+    is_answered: bool = False
 
 
 @dataclass(slots=True)
@@ -73,6 +84,8 @@ class Requests:
     def __init__(self, emit: Callable[[Request], None]) -> None:
         self.told = Told()
         self.block_tokens = 0
+        self._tells_pages = False  # each in an event of its own, and an answer's when it ends
+        self._longest_answer_s = 0.0
         self._emit = emit
         self._parents: OrderedDict[int, int | None] = OrderedDict()
         self._removed: set[int] = set()  # of the known ones
@@ -83,23 +96,29 @@ class Requests:
 
     def add(self, number: int, batch: Batch) -> None:
         """Take the next batch."""
-        idle_s = self.block_tokens * TOKEN_S
-        while self._open and batch.at_s - next(iter(self._open.values())).last_s > idle_s:
+        while self._open and batch.at_s - next(iter(self._open.values())).last_s > self._idle_s:
             self._end_oldest()
-        for event in batch.events:
+        for event, events in _runs(batch.events):
             if isinstance(event, Removed):
                 gone = self._parents.keys() if event.blocks is None else event.blocks
                 self._removed.update(self._parents.keys() & gone)
                 continue
             self.block_tokens = self.block_tokens or event.block_tokens
+            self._tells_pages |= events > 1
             if event.block_tokens != self.block_tokens:
                 self.told.other_block_sizes += 1
                 continue
             if event.parent is None:
                 self._from_root(event, number, batch.at_s)
             else:
-                self._behind(event, event.parent, number, batch.at_s)
+                self._behind(event, event.parent, events, number, batch.at_s)
             self._learn([event.parent, *event.blocks])
+
+    @property
+    def _idle_s(self) -> float:
+        """After how long without an event a request is complete."""
+        at_once_s = max(ANSWER_S, 2 * self._longest_answer_s) if self._tells_pages else 0.0
+        return max(IDLE_S, self.block_tokens * TOKEN_S, at_once_s)
 
     def end(self) -> None:
         """All requests are complete: nothing follows, or what follows is not known."""
@@ -125,12 +144,18 @@ class Requests:
                 return serial
         return None
 
-    def _behind(self, event: Stored, parent: int, number: int, at_s: float) -> None:
-        serial = self._continued(event, parent, number)
+    def _behind(self, event: Stored, parent: int, events: int, number: int, at_s: float) -> None:
+        serial = self._continued(event, parent, events, number)
         if serial is not None:
             request = self._open[serial]
-            if len(event.blocks) == 1 and number != request.last_number:
-                request.output_blocks += 1
+            blocks = len(event.blocks)
+            took_s = at_s - request.last_s
+            is_computed = events > 1 and took_s < blocks * event.block_tokens * PROMPT_TOKEN_S
+            if number != request.last_number and events == blocks and not is_computed:
+                request.output_blocks += blocks
+                if blocks > 1:
+                    request.is_answered = True
+                    self._longest_answer_s = max(self._longest_answer_s, took_s)
             else:
                 request.blocks += event.blocks
             request.is_reported = False
@@ -145,12 +170,15 @@ class Requests:
         self._learn([None, *beginning])
         self._begin(Request(at_s, beginning + event.blocks, event.blocks[-1], at_s, number))
 
-    def _continued(self, event: Stored, parent: int, number: int) -> int | None:
+    def _continued(self, event: Stored, parent: int, events: int, number: int) -> int | None:
         """The request under way that this event goes on with: of several, the one heard of last."""
         for serial in reversed(self._serials_by_tip.get(parent, ())):
             request = self._open[serial]
+            if request.is_answered or len(request.blocks) + len(event.blocks) > MAX_BLOCKS:
+                continue
             is_next_part = number - request.last_number <= 1 and not request.output_blocks
-            if (is_next_part or len(event.blocks) == 1) and len(request.blocks) < MAX_BLOCKS:
+            is_answer = len(event.blocks) == 1 or (events > 1 and not request.output_blocks)
+            if is_next_part or is_answer:
                 return serial
         return None
 
@@ -200,3 +228,30 @@ class Requests:
         serial, request = self._open.popitem(last=False)
         self._leave(serial, request.tip)
         self._emit(request)
+
+
+def _runs(events: list[Stored | Removed]) -> Iterator[tuple[Stored | Removed, int]]:
+    """Events, those of one block that follow each other as one; and how many each stands for."""
+    run: Stored | None = None
+    count = 0
+    for event in events:
+        if isinstance(event, Stored):
+            if run is not None and _goes_on(run, event, count):
+                run = Stored(run.parent, run.blocks + event.blocks, run.block_tokens)
+                count += 1
+                continue
+            if run is not None:
+                yield run, count
+            run, count = event, 1
+        else:
+            if run is not None:
+                yield run, count
+            run = None
+            yield event, 1
+    if run is not None:
+        yield run, count
+
+
+def _goes_on(run: Stored, event: Stored, count: int) -> bool:
+    is_of_pages = len(event.blocks) == 1 and len(run.blocks) == count
+    return is_of_pages and event.parent == run.blocks[-1] and event.block_tokens == run.block_tokens

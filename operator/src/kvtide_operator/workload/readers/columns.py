@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from kvtide_cachenode.trace_line import TraceLine
 from kvtide_operator.workload.readers.text import TraceText
 from kvtide_operator.workload.trace import ObservedAt, Trace, TraceError, renumber
 
@@ -42,7 +43,9 @@ class Columns:
     ids: NDArray[np.int64]
 
     @classmethod
-    def gather(cls, text: TraceText, chunks: Iterable[Sequence[RequestRow]]) -> "Columns":
+    def gather(
+        cls, text: TraceText, chunks: Iterable[Sequence[RequestRow] | Sequence[TraceLine]]
+    ) -> "Columns":
         """Columns of these rows.
 
         Raises:

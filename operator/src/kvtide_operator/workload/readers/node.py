@@ -1,40 +1,38 @@
 """What kvtide's nodes export: Mooncake's fields, and on every line where the request was seen.
 
 The exports of several nodes may be concatenated in any order, also overlapping ones: lines are told apart by
-``boot_id`` and ``seq`` and put in order of time. Timestamps are Unix milliseconds.
+``boot_id`` and ``seq`` and put in order of time. Parts of one request that several nodes inferred are put
+together. Timestamps are Unix milliseconds.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Annotated
+from typing import Any, Final
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kvtide_operator.workload.readers.columns import Columns, RequestRow, Tokens
+from kvtide_cachenode.trace_line import DOUBTS, TraceLine
+from kvtide_operator.workload.readers.columns import Columns
+from kvtide_operator.workload.readers.parts import joined
 from kvtide_operator.workload.readers.text import TraceText
-from kvtide_operator.workload.trace import ObservedAt, Trace, TraceError
+from kvtide_operator.workload.trace import Trace, TraceError
 
 USUAL_BLOCK_TOKENS = 512
 NOT_SAID = -1
-_LINE_BYTES = 8 + 8 + 1 + 8 + 4 + 4
-
-
-class NodeRow(RequestRow, gc=False, omit_defaults=True):
-    """A request as a node tells it."""
-
-    observed_at: ObservedAt
-    weight: Annotated[float, msgspec.Meta(gt=0)]
-    seq: Annotated[int, msgspec.Meta(ge=0)]
-    boot_id: str
-    hit_blocks: Tokens | None = None
-    local_hit_blocks: Tokens | None = None
-
-    def __post_init__(self) -> None:
-        if self.local_hit_blocks is not None and self.local_hit_blocks > (self.hit_blocks or 0):
-            raise ValueError("local_hit_blocks are more than hit_blocks, of which they are a part")
+_LINE_BYTES = 8 + 8 + 1 + 8 + 4 + 4 + 8 + 1
+_SURE: Final = 0
+_FIELDS: Final = (
+    "boot",
+    "seq",
+    "inferred",
+    "weight",
+    "hit_blocks",
+    "local_hit_blocks",
+    "stored_at_ms",
+    "doubt",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +47,8 @@ class NodeLines:
         weight: float64[lines].
         hit_blocks: int32[lines], `NOT_SAID` where the line does not say.
         local_hit_blocks: int32[lines], likewise.
+        stored_at_ms: int64[lines], likewise.
+        doubt: int8[lines], the number of why the line is unreliable in `DOUBTS`, from 1; 0 where it is not.
     """
 
     columns: Columns
@@ -58,6 +58,8 @@ class NodeLines:
     weight: NDArray[np.float64]
     hit_blocks: NDArray[np.int32]
     local_hit_blocks: NDArray[np.int32]
+    stored_at_ms: NDArray[np.int64]
+    doubt: NDArray[np.int8]
 
     @classmethod
     def decode(cls, text: TraceText) -> "NodeLines":
@@ -66,13 +68,13 @@ class NodeLines:
         Raises:
             TraceError: a line is malformed, or there is none.
         """
-        parts = [cls._of(text, rows) for rows in text.rows(NodeRow) if rows]
+        parts = [cls._of(text, rows) for rows in text.rows(TraceLine) if rows]
         if not parts:
             raise TraceError(f"{text.name}: the trace is empty; give one with at least one request")
         return cls.joined(parts)
 
     @classmethod
-    def _of(cls, text: TraceText, rows: Sequence[NodeRow]) -> "NodeLines":
+    def _of(cls, text: TraceText, rows: Sequence[TraceLine]) -> "NodeLines":
         said = [(row.hit_blocks, row.local_hit_blocks) for row in rows]
         hits = np.array([[NOT_SAID if n is None else n for n in pair] for pair in said], dtype=np.int32)
         number = {boot_id: _number(boot_id) for boot_id in {row.boot_id for row in rows}}
@@ -84,15 +86,20 @@ class NodeLines:
             weight=np.array([row.weight for row in rows], dtype=np.float64),
             hit_blocks=hits[:, 0],
             local_hit_blocks=hits[:, 1],
+            stored_at_ms=np.array(
+                [NOT_SAID if row.stored_at is None else row.stored_at for row in rows], dtype=np.int64
+            ),
+            doubt=np.array(
+                [DOUBTS.index(row.unreliable) + 1 if row.unreliable else _SURE for row in rows], dtype=np.int8
+            ),
         )
 
     @classmethod
     def joined(cls, parts: Sequence["NodeLines"]) -> "NodeLines":
         """All of these, one behind the other."""
-        fields = ("boot", "seq", "inferred", "weight", "hit_blocks", "local_hit_blocks")
         return cls(
             columns=Columns.joined([part.columns for part in parts]),
-            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields},
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS},
         )
 
     @property
@@ -106,9 +113,17 @@ class NodeLines:
         Each counts once. Unless ``block_tokens`` is trusted, the lines must fit it, or say how many it is.
 
         Raises:
-            TraceError: no block size fits.
+            TraceError: no block size fits, or no line is reliable.
         """
         kept, notes = self._select()
+        if self.inferred[kept[0]]:
+            requests, more = self._requests(kept)
+            return requests._trace(np.arange(len(requests.seq)), block_tokens, trusted, (*notes, *more))
+        return self._trace(kept, block_tokens, trusted, notes)
+
+    def _trace(
+        self, kept: NDArray[np.int64], block_tokens: int | None, trusted: bool, notes: tuple[str, ...]
+    ) -> Trace:
         columns = self.columns.of(kept)
         return columns.trace(
             block_tokens
@@ -122,6 +137,47 @@ class NodeLines:
             started_at_s=float(columns.timestamp[0]) * 1e-3,
             notes=notes,
         )
+
+    def _requests(self, kept: NDArray[np.int64]) -> tuple["NodeLines", tuple[str, ...]]:
+        """Inferred lines as requests: parts that several nodes saw put together, those in doubt left out."""
+        whole = joined(self._lines(kept))
+        sure = [line for line in whole if line.unreliable != "ranks"]
+        doubted = (
+            f"{len(whole) - len(sure):,} lines are left out as unreliable: they ask for what another asked "
+            "for at the same time, and may be ranks of one engine whose keys do not name them"
+        )
+        if not sure:
+            raise TraceError(f"{self.columns.text.name}: {doubted}")
+        notes = []
+        if len(whole) < len(kept):
+            notes.append(
+                f"{len(kept) - len(whole):,} lines were parts of others, which several nodes had seen"
+            )
+        if len(sure) < len(whole):
+            notes.append(doubted)
+        return self._of(self.columns.text, sure), tuple(notes)
+
+    def _lines(self, kept: NDArray[np.int64]) -> list[TraceLine]:
+        """Inferred lines as they were told, but for the names of their nodes, which are numbers here."""
+        columns = self.columns.of(kept)
+        begins = (np.cumsum(columns.block_count) - columns.block_count).tolist()
+        return [
+            TraceLine(
+                timestamp=int(columns.timestamp[at]),
+                input_length=int(columns.input_tokens[at]),
+                output_length=int(columns.output_tokens[at]),
+                hash_ids=columns.ids[begins[at] : begins[at] + int(columns.block_count[at])].tolist(),
+                observed_at="node",
+                weight=float(self.weight[line]),
+                seq=int(self.seq[line]),
+                boot_id=str(self.boot[line]),
+                hit_blocks=_said(self.hit_blocks[line]),
+                local_hit_blocks=_said(self.local_hit_blocks[line]),
+                stored_at=_said(self.stored_at_ms[line]),
+                unreliable=DOUBTS[self.doubt[line] - 1] if self.doubt[line] else None,
+            )
+            for at, line in enumerate(kept)
+        ]
 
     def _select(self) -> tuple[NDArray[np.int64], tuple[str, ...]]:
         """The positions of the lines that count, in order of time, and notes on the others."""
@@ -176,6 +232,10 @@ def read_node_lines(lines: bytes, *, block_tokens: int) -> Trace | None:
 
 def _number(boot_id: str) -> int:
     return int.from_bytes(blake2b(boot_id.encode(), digest_size=8).digest()) >> 1
+
+
+def _said(number: np.integer[Any]) -> int | None:
+    return None if number == NOT_SAID else int(number)
 
 
 def _if_all_say(counts: NDArray[np.int32]) -> NDArray[np.int32] | None:
