@@ -194,3 +194,11 @@ def test_scan_returns_every_key_that_stays() -> None:
         cursor, page = store.scan(cursor, 7)
         seen += page
     assert {b"%d" % number for number in range(400)} <= set(seen)
+
+
+def test_who_holds_the_room_is_said() -> None:
+    """A value may be refused though nothing is in flight: what is charged beside entries leaves no room."""
+    store = small_store()
+    store.charge_beside("index", CAPACITY)
+    with pytest.raises(CapacityError, match=f"in flight hold 0 bytes, .* and the process {CAPACITY}"):
+        store.put(b"k", b"v")

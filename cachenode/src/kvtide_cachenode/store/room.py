@@ -177,9 +177,10 @@ class Room:
                 pass
             if self.used_bytes + charge <= limit:
                 return
+        beside = sum(self._beside.values())
         raise self._rejection(
-            f"no room for a value of {length} bytes: "
-            f"writes and replies in flight hold {self._held_bytes} bytes"
+            f"no room for a value of {length} bytes: writes and replies in flight hold "
+            f"{self._held_bytes - beside} bytes, clients, the SSD's index and the process {beside}"
         )
 
     def _rejection(self, sentence: str) -> CapacityError:
