@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.sizing import SSD_ENTRY_BYTES
 from kvtide_cachenode.store import CapacityError, SsdLog, StreamBrokenError, TieredStore
-from kvtide_cachenode.store.ssd.files import Files
+from kvtide_cachenode.store.ssd.files import Directory, Files, SsdLogError
 from kvtide_cachenode.tiers import tier_status
 
 from .conftest import MI, open_tiered
@@ -383,5 +383,7 @@ async def test_a_directory_that_is_removed_costs_what_was_in_it_and_is_used_agai
     assert store.trouble is None
     found = [await value_of(store, b"%d" % number) for number in range(200, 260)]
     assert found == [block(number) for number in range(200, 260)]
+    with pytest.raises(SsdLogError, match="is in use by another process"):
+        Directory(path, Files()).lock()
     store.check()
     await store.close(0)

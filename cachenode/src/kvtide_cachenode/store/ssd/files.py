@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 # Direct I/O wants addresses, offsets and lengths in multiples of the logical block size, 512 or 4096 bytes.
 PAGE_BYTES = 4096
@@ -82,6 +83,7 @@ class Directory:
         self._path = str(path)
         self._files = files
         self._lock_fd = -1
+        self._owning = Lock()
         self.direct = True
         self.memory_alignment = PAGE_BYTES
 
@@ -106,6 +108,21 @@ class Directory:
         self.direct = self._takes_direct(0)
         if self.direct and self._takes_direct(SECTOR_BYTES):
             self.memory_alignment = SECTOR_BYTES
+
+    def own(self) -> None:
+        """Lock the directory anew where it is another one than was locked: removed and made again.
+
+        Raises:
+            OSError: another process has it by now.
+        """
+        with self._owning:
+            fd = self._files.open(self._name(_LOCK_NAME), os.O_RDWR | os.O_CREAT)
+            try:
+                if self._files.status(fd).st_ino != self._files.status(self._lock_fd).st_ino:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fd, self._lock_fd = self._lock_fd, fd
+            finally:
+                self._files.close(fd)
 
     def unlock(self) -> None:
         """Let go of the directory."""

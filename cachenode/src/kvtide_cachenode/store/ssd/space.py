@@ -34,6 +34,7 @@ def write_slot(directory: Directory, name: str, slot: bytes, offset: int, flags:
 
 
 def _create(directory: Directory, name: str, slot: bytes, offset: int) -> int:
+    directory.own()
     try:
         held = write_slot(directory, name, slot, offset, os.O_CREAT | os.O_EXCL)
         directory.sync_names()
