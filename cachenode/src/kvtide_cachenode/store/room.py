@@ -17,8 +17,10 @@ ENTRY_OVERHEAD_BYTES: Final = 512
 # Memory is counted anew when a 64th of the capacity was freed outside the arena, within these bounds.
 COUNTED_BYTES: Final = 4 * 1024 * 1024
 MOST_COUNTED_BYTES: Final = 64 * 1024 * 1024
-# Kept free of the process's own share for what comes between two counts.
+# Kept free of the process's own share for what comes between two counts: more with a larger tier, whose
+# counts are farther apart.
 UNCOUNTED_BYTES: Final = 6 * 1024 * 1024
+UNCOUNTED_SHARE: Final = 1 / 64
 HEAP: Final = "heap"
 # Evicted and given back between two turns of the loop: half a millisecond, so that replies do not wait.
 SLICE_BYTES: Final = 2 * 1024 * 1024
@@ -131,7 +133,8 @@ class Room:
         heap = self._heap
         if heap is None:
             return
-        accounted = PROCESS_BYTES - UNCOUNTED_BYTES + self.resident_bytes() - self._beside.get(HEAP, 0)
+        own_bytes = PROCESS_BYTES - UNCOUNTED_BYTES - int(UNCOUNTED_SHARE * self.capacity_bytes)
+        accounted = own_bytes + self.resident_bytes() - self._beside.get(HEAP, 0)
         more = heap.resident_bytes() - accounted
         if more > 0 and heap.give_back():
             more = heap.resident_bytes() - accounted
