@@ -29,7 +29,7 @@ from kvtide_cachenode.session import Session
 from kvtide_cachenode.store import Store
 from kvtide_cachenode.users import Secret, Users
 from kvtide_cachenode.wire.events import Broken
-from kvtide_cachenode.wire.resp import BUFFER_BYTES, STRANGER_BYTES, RequestParser
+from kvtide_cachenode.wire.resp import STRANGER_BYTES, STRANGER_RECEIVE_BYTES, RequestParser
 
 MI = 1024 * 1024
 FULL = b"-ERR max number of clients reached\r\n"
@@ -356,15 +356,18 @@ def test_a_stranger_holds_at_most_what_the_limits_say() -> None:
         + b"$1900\r\n"
         + bytes(1800)
     )
-    for start in range(0, len(said), 5000):
-        piece = said[start : start + 5000]
+    start = 0
+    while start < len(said):
         (buffer,) = parser.buffers()
+        assert len(buffer) <= STRANGER_RECEIVE_BYTES
+        piece = said[start : start + len(buffer)]
+        start += len(piece)
         buffer[: len(piece)] = piece
         parser.received(len(piece))
         while (event := parser.next_event()) is not None:
             assert not isinstance(event, Broken)
         parser.put_aside()
-        assert parser.held_bytes <= STRANGER_BYTES + BUFFER_BYTES // 4
+        assert parser.held_bytes <= STRANGER_BYTES + STRANGER_RECEIVE_BYTES
 
 
 @contextmanager

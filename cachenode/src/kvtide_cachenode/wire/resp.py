@@ -43,6 +43,8 @@ VALUE_RECEIVE_BYTES: Final = 1024 * 1024
 # Before login a command has so many words of so many bytes altogether, none of which lands; as redis.
 STRANGER_ARGUMENTS: Final = 10
 STRANGER_BYTES: Final = LANDED_BYTES - 1
+# And so little is taken in at once: what many short commands are split into is several times as large.
+STRANGER_RECEIVE_BYTES: Final = 1024
 # What a parsed argument takes beside its bytes, and what commands split ahead take of what they came as.
 ARGUMENT_OVERHEAD_BYTES: Final = 48
 READY_FACTOR: Final = 8
@@ -73,6 +75,7 @@ class RequestParser:
         self._start = 0
         self._end = 0
         self._receive_bytes = SMALL_RECEIVE_BYTES
+        self._most_receive_bytes = BUFFER_BYTES
         self._deferred = False  # whether a command is left whole in the buffer for its rest to come
         self._was_deferred = False
         self._plain = True  # whether the last array was all small arguments, as the next one will be
@@ -114,6 +117,7 @@ class RequestParser:
         self._most_arguments = STRANGER_ARGUMENTS if stranger else MAX_ARGUMENTS
         self._most_bulk_bytes = STRANGER_BYTES if stranger else MAX_VALUE_BYTES
         self._most_bytes = STRANGER_BYTES if stranger else MAX_COMMAND_BYTES
+        self._most_receive_bytes = STRANGER_RECEIVE_BYTES if stranger else BUFFER_BYTES
 
     def put_aside(self) -> None:
         """Give the buffer to others until more is to be parsed."""
@@ -133,7 +137,8 @@ class RequestParser:
         """Where the next bytes go, in this order. Not to be called before all events are taken."""
         if self._state != _VALUE or self._landed == self._length:
             self._make_space()
-            return [self._view[self._end : self._end + self._receive_bytes]]
+            receive_bytes = min(self._receive_bytes, self._most_receive_bytes)
+            return [self._view[self._end : self._end + receive_bytes]]
         missing = self._length - self._landed
         if not self._grow(self._landed + min(missing, VALUE_RECEIVE_BYTES)):
             self._memory, self._grow = None, grown
