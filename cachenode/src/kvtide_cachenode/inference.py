@@ -1,10 +1,10 @@
 """Requests put together from accesses of clients that report none (the trace's *node* grade).
 
 An engine asks for a chain of blocks, loads the hits and stores the misses. Its ranks do the same with their
-parts of each block, a pool spreads it over connections, and other requests come in between. Two facts sort
-that out. A block's name is a hash over its whole prefix, so the block before it is always the same one. And
-within one request everything is done once: what is done again to the same part is another request. Pure
-logic; the time is an argument. Decision 0012 says what was weighed.
+parts of each block, of which the first tells all; a pool spreads it over connections, and other requests come
+in between. Two facts sort that out. A block's name is a hash over its whole prefix, so the block before it is
+always the same one. And within one request everything is done once: what is done again to the same part is
+another request. Pure logic; the time is an argument. Decision 0012 says what was weighed.
 """
 
 from collections.abc import Callable, Sequence
@@ -69,6 +69,8 @@ class Inference:
                 block, part = self._names.of(key)
             else:
                 part = parts[key]
+            if part < 0:  # repeats the first
+                continue
             self._one(client, access, part + access, block, hit, now_s)
 
     def end_idle(self, now_s: float) -> None:
@@ -98,6 +100,8 @@ class Inference:
         if len(chain) > MAX_BLOCKS or not self._parents.are_a_chain(chain):
             return False
         code = self._names.parts[keys[0]] + access
+        if code < 0:
+            return False
         blocks = list(chain)
         first_miss = hits.index(False) if False in hits else len(hits)
         holding = self._open.holders.get(chain[0], ())

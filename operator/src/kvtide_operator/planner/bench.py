@@ -84,6 +84,8 @@ def take_in(
             f"{bench.history.gap_lines:,} trace lines were gone from the nodes before they were read"
         )
     seen, slot = bench.history.trace(spec.model.block_tokens), None
+    if seen is not None and seen.unreliable:
+        notes.append(seen.unreliable)
     try:
         if bench.season is not None:
             bench.season.keep(seen, now_s)
