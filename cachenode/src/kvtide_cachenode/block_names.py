@@ -116,6 +116,11 @@ class BlockNames:
             self.parts[key] = part
         return block, part
 
+    def tells(self, key: bytes) -> bool:
+        """Whether what is done to a key is not a repetition."""
+        part = self.parts.get(key)
+        return (self.of(key)[1] if part is None else part) >= 0
+
     def _number(self, part: bytes | None) -> int:
         if part is None:
             return self.REPEATED

@@ -16,6 +16,7 @@ from kvtide_cachenode.access_trace import Inferred
 from kvtide_cachenode.block_names import BlockNames
 from kvtide_cachenode.open_requests import OpenRequests
 from kvtide_cachenode.request_under_way import BEHIND, ROOT, Parents, RequestUnderWay
+from kvtide_cachenode.scattering import Scattering
 from kvtide_cachenode.trace_client import Client
 from kvtide_cachenode.trace_line import MAX_BLOCKS
 
@@ -52,6 +53,7 @@ class Inference:
         self._parents = Parents()
         self._open = OpenRequests(emit)
         self._asks_on: set[int] = set()  # parts and accesses of clients that look up more behind a miss
+        self._scattering = Scattering()
         self._swept_s = 0.0
 
     def access(
@@ -60,8 +62,11 @@ class Inference:
         """Take one command of a client."""
         if not 0.0 <= now_s - self._swept_s < SWEEP_S:
             self.end_idle(now_s)
-        if len(keys) > 1 and access is not STORE and self._whole(client, access, keys, hits, now_s):
-            return
+        if len(keys) > 1 and access is not STORE:
+            if access is LOOK_UP and self._names.tells(keys[0]):
+                self._scattering.look_up(client, now_s, missed=False in hits)
+            if self._whole(client, access, keys, hits, now_s):
+                return
         ids, parts = self._names.ids, self._names.parts
         for key, hit in zip(keys, hits, strict=True):
             block = ids.get(key)
@@ -177,6 +182,8 @@ class Inference:
         if client.request is not request:
             client.request = request
             request.hosts.add(client.host)
+        if self._scattering.hosts and self._scattering.is_of(client.host, now_s):
+            request.is_scattered = True
         self._open.cursors[client.host, code] = request
         if access is STORE:
             if request.stored_ms is None:

@@ -146,15 +146,15 @@ class NodeLines:
         With sentences on both, empty where there is nothing to say.
         """
         whole = joined(self._lines(kept))
-        sure = [line for line in whole if line.unreliable != "ranks"]
+        sure = [line for line in whole if line.unreliable in (None, "stores")]
         parts = doubted = ""
         if len(whole) < len(kept):
             parts = f"{len(kept) - len(whole):,} lines were parts of others, which several nodes had seen"
         if len(sure) < len(whole):
             doubted = (
                 f"{1 - len(sure) / len(whole):.0%} of the requests that nodes inferred are left out as "
-                "unreliable: they ask for what another asked for at the same time, and may be ranks of one "
-                "engine whose keys do not name them"
+                "unreliable: they may be ranks of one engine whose keys do not name them, or pieces of one "
+                "look-up that came over several connections at once"
             )
         if not sure:
             raise TraceError(f"{self.columns.text.name}: {doubted}")
