@@ -49,6 +49,14 @@ def test_clients_whose_keys_name_no_rank_are_doubted_where_they_ask_at_once() ->
     assert [line.doubt for line in lines] == [None, "ranks", None, "ranks", None]
 
 
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_look_ups_in_pieces_over_several_connections_are_doubted(nodes: int) -> None:
+    _, told = lines_of(Fleet("resp", 1, 8, nodes), 120, rate=5.0)
+    lines = [line for lines in told for line in lines]
+    doubts = [line.doubt for line in lines if line.doubt != "stores"]
+    assert doubts.count("connections") > 0.9 * len(doubts)
+
+
 def test_what_was_only_stored_is_doubted() -> None:
     lines: list[Inferred] = []
     requests = Inference(lines.append)

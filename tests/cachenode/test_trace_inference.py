@@ -165,6 +165,33 @@ def test_different_blocks_keep_their_names(key: bytes, other: bytes) -> None:
     assert canonical(key) != canonical(other)
 
 
+@pytest.mark.parametrize(
+    ("key", "tells"),
+    [
+        (b"kvt:m:l:0-4x1:-:0:h", True),
+        (b"kvt:m:l:1-4x1:-:0:h", False),
+        (b"m@8@0@abc@half", True),
+        (b"m@8@7@abc@half", False),
+        (b"m@8@0@abc@halfmetadata", True),
+        (b"m@8@0@abc@halfkv_bytes", False),
+        (b"m@8@0@abc@half@3@tag%1", False),
+        (b"m@08000800@0@abc", True),
+        (b"m@08030803@0@abc", False),
+        (b"f" * 64 + b"_meta_0_4", True),
+        (b"f" * 64 + b"_meta_2_4", False),
+        (b"f" * 64 + b"_meta", True),
+        (b"user:7", True),
+    ],
+)
+def test_the_first_part_of_a_block_tells_all(key: bytes, tells: bool) -> None:
+    seen: list[Inferred] = []
+    client = Client(Inference(seen.append))
+    client.access(Access.LOOK_UP, [key], [False], 100.0)
+    client.access(Access.STORE, [key], [False], 100.1)
+    client.end()
+    assert len(seen) == tells
+
+
 async def test_a_replay_over_the_wire_is_in_the_trace(served: Any, admin: Any) -> None:
     client = redis.asyncio.Redis(port=served.port)
     requests = chains(5, 40)

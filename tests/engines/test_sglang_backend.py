@@ -4,9 +4,11 @@ SGLang and torch are as little of them as the backend touches; `engine_tests` ha
 """
 
 import importlib
+import json
 import sys
 import time
 import types
+import urllib.request
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,8 +78,9 @@ class Pool:
 class World:
     """Engines' processes: `store` is that of the engine whose ranks are made now."""
 
-    def __init__(self, module, address, on_end):
-        self.module, self.address, self.on_end = module, address, on_end
+    def __init__(self, module, node, on_end):
+        self.module, self.node, self.on_end = module, node, on_end
+        self.address = node.address
         self.store = Store()
         self.arguments = None
 
@@ -105,7 +108,7 @@ def world(monkeypatch, start_node, stack):
         def register_mem_pool_host(self, mem_pool_host):
             self.mem_pool_host = mem_pool_host
 
-    world = World(None, start_node().address, stack)
+    world = World(None, start_node(), stack)
     modules = {
         "torch": {"Tensor": Tensor, "uint8": np.uint8},
         "torch.distributed": {},
@@ -288,3 +291,22 @@ def test_a_hub_name_is_shared_by_the_ranks_alone_unless_a_commit_says_which(worl
     assert "give a readable local folder, --revision with a commit of 40 digits, or model_id" in caplog.text
     stored(engine("0" * 40)[0], "k", page(3))
     assert loaded(engine("0" * 40)[1], "k") == 3
+
+
+def test_ranks_of_mla_models_ask_once_as_far_as_the_trace_is_concerned(world):
+    ranks = world.ranks(4, is_mla_model=True)
+    for keys in (["a", "b"], ["a", "b", "c"]):
+        (hits,) = {rank.batch_exists(keys) for rank in ranks}
+        assert ranks[0].batch_set(keys[hits:], [page(1) for _ in keys[hits:]])
+        deadline_s = time.monotonic() + 20
+        while ranks[3].batch_exists(keys) < len(keys):
+            assert time.monotonic() < deadline_s, "they are not stored"
+    for rank in ranks:
+        rank.close()
+    lines = []
+    deadline_s = time.monotonic() + 10
+    while len(lines) < 2 and time.monotonic() < deadline_s:  # until the node has seen them go
+        with urllib.request.urlopen(f"http://{world.node.admin}/v1/trace") as answer:
+            lines = [json.loads(line) for line in answer.read().splitlines()]
+    assert [(len(line["hash_ids"]), line["hit_blocks"]) for line in lines] == [(2, 0), (3, 2)]
+    assert not any("unreliable" in line for line in lines)

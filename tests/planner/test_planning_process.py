@@ -187,6 +187,25 @@ def test_a_line_is_decoded_once_however_often_it_is_planned_on(
     assert decoded == 60
 
 
+def test_nothing_is_planned_on_lines_that_may_be_no_requests_and_the_reason_is_said(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_benches", bench._Benches())
+    sure = json.loads(told(1e9, 0).lines) | {"observed_at": "node", "hit_blocks": 0}
+    doubted = sure | {"seq": 1, "unreliable": "ranks"}
+
+    def heard(row: dict[str, Any]) -> Heard:
+        return bench.take_in("a", manifest, (Page(json.dumps(row).encode()),), 1e9, None)
+
+    alone = heard(doubted)
+    assert alone.demand is None
+    assert ["100% of the requests" in note for note in alone.notes] == [True]
+    both = heard(sure)
+    assert both.demand is not None
+    assert both.demand.requests == 1
+    assert ["50% of the requests" in note for note in both.notes] == [True]
+
+
 line = st.tuples(
     st.integers(0, 6),
     st.sampled_from("ab"),

@@ -94,6 +94,11 @@ def test_a_plan_is_current_when_it_is_followed(seen: Seen, mode, changes, said) 
     assert brief(planned, "PlanCurrent")[:2] == said
 
 
+def test_a_plan_says_what_it_did_not_believe(seen: Seen) -> None:
+    planned = replace(seen, plan=plan(), notes=("40% of the requests are left out",))
+    assert condition(planned, "PlanCurrent").message.endswith("; 40% of the requests are left out")
+
+
 def test_an_approved_plan_does_not_wait_for_approval(seen: Seen) -> None:
     planned = replace(seen, cache=cache(scaling={"mode": "Advise"}), plan=plan())
     assert "waits for approval" in condition(planned, "PlanCurrent").message

@@ -20,7 +20,7 @@ def exported(told):
 
 
 @pytest.mark.parametrize("nodes", [2, 4])
-@pytest.mark.parametrize(("habit", "ranks"), [("redis", 1), ("redis", 2), ("lm", 1)])
+@pytest.mark.parametrize(("habit", "ranks"), [("redis", 1), ("redis", 8), ("lm", 2), ("sglang", 4)])
 def test_hits_and_reuse_of_several_nodes_are_those_of_the_requests(habit, ranks, nodes):
     fleet = Fleet(habit, ranks, 8, nodes)
     sent, told = lines_of(fleet, 120, rate=1.0)
@@ -32,7 +32,7 @@ def test_hits_and_reuse_of_several_nodes_are_those_of_the_requests(habit, ranks,
     )
     assert 1 - trace.unique_blocks / len(trace.blocks) == pytest.approx(reused, rel=0.02)
     assert len(trace.blocks) == pytest.approx(asked, rel=0.02)
-    assert trace.requests == pytest.approx(len(sent), rel=0.15)  # without joining: 1.6 to 4 times as many
+    assert trace.requests == pytest.approx(len(sent), rel=0.03)  # without joining: 1.6 to 4 times as many
 
 
 def test_parts_are_joined_by_the_time_they_are_looked_up_and_stored():
@@ -55,4 +55,5 @@ def test_unreliable_lines_are_left_out_and_the_reason_is_said():
     lines = [Inferred(1_000, [1], 1), Inferred(1_001, [1], 1, None, "ranks")]
     trace = read_node_lines(exported([lines]), block_tokens=16)
     assert trace.requests == 1
-    assert "1 lines are left out as unreliable" in trace.notes[0]
+    assert trace.notes == (trace.unreliable,)
+    assert "50% of the requests that nodes inferred are left out as unreliable" in trace.unreliable

@@ -1,7 +1,8 @@
 """Which block a key belongs to, and which part of it: the key formats of the clients that are known. Pure.
 
 A block is stored in parts, one for each rank of a model that is spread over several workers, and some clients
-keep a value in several keys. All parts of a block share its name.
+keep a value in several keys. All parts of a block share its name. An engine does to all of them what it does
+to the first, so the others tell nothing of its requests.
 """
 
 import re
@@ -17,10 +18,13 @@ _HICACHE: Final = re.compile(rb"([0-9a-f]{64}\S*_.+)_([0-9]+)_([0-9]+)")
 _KV_RANK: Final = re.compile(rb"[0-9a-f]{8}")
 
 
-def split(key: bytes) -> tuple[bytes, bytes]:
+def split(key: bytes) -> tuple[bytes, bytes | None]:
     """The name of the block that a key belongs to, and of the part; the latter is empty where none is known.
 
-    * ours: ``kvt:model:layout:rank:root:depth:hash``
+    None stands for parts that repeat the first: of other ranks, of other layers, of a value whose description
+    is asked for with it.
+
+    * ours: ``kvt:model:layout:rank:root:depth:hash``, where a rank is ``0-4x1``
     * LMCache: ``model@world_size@rank@hash@dtype[@layer][@tags]``, with the suffix ``metadata`` or
       ``kv_bytes`` through ``redis://``
     * LMCache's server: ``model@kv_rank@object_group@hash[@salt]``; a kv_rank is four bytes in hexadecimal:
@@ -31,15 +35,19 @@ def split(key: bytes) -> tuple[bytes, bytes]:
         words = key.split(b":")
         if len(words) == 7:
             part, words[3] = words[3], b""
-            return b":".join(words), part
+            return b":".join(words), part if _is_first(part.split(b"-", 1)[0]) else None
     elif b"@" in key:
         return _split_lmcache(key)
     elif key[64:65] == b"_" and (match := _HICACHE.fullmatch(key)):
-        return b"%b_%b" % (match[1], match[3]), match[2]
+        return b"%b_%b" % (match[1], match[3]), match[2] if _is_first(match[2]) else None
     return key, b""
 
 
-def _split_lmcache(key: bytes) -> tuple[bytes, bytes]:
+def _is_first(number: bytes) -> bool:
+    return not number.isdigit() or not number.strip(b"0")
+
+
+def _split_lmcache(key: bytes) -> tuple[bytes, bytes | None]:
     suffix = key[-8:]
     if suffix in (b"metadata", b"kv_bytes"):
         key = key[:-8]
@@ -49,7 +57,8 @@ def _split_lmcache(key: bytes) -> tuple[bytes, bytes]:
     if len(words) in (4, 5) and _KV_RANK.fullmatch(words[1]):
         rank, group = words[1], words[2]
         words[1], words[2] = rank[:2] + rank[4:6], b""
-        return b"@".join(words), b"%b@%b%b" % (rank, group, suffix)
+        is_first = rank[2:4] == b"00" and suffix != b"kv_bytes"
+        return b"@".join(words), b"%b@%b%b" % (rank, group, suffix) if is_first else None
     if len(words) < 5 or not (words[1].isdigit() and words[2].isdigit()):
         return key, suffix
     rank, words[2], layer = words[2], b"", b""
@@ -57,7 +66,8 @@ def _split_lmcache(key: bytes) -> tuple[bytes, bytes]:
         if 5 <= at < len(words) and words[at].isdigit():
             layer = words.pop(at)
             break
-    return b"@".join(words), b"%b@%b@%b" % (rank, layer, suffix)
+    is_first = _is_first(rank) and _is_first(layer) and suffix != b"kv_bytes"
+    return b"@".join(words), b"%b@%b@%b" % (rank, layer, suffix) if is_first else None
 
 
 def canonical(key: bytes) -> bytes:
@@ -82,6 +92,7 @@ class BlockNames:
 
     PART_STEP: Final = 4
     FOREIGN: Final = 0  # the part of keys in no known format
+    REPEATED: Final = -PART_STEP  # of those that repeat the first
 
     def __init__(self) -> None:
         self.ids: dict[bytes, int] = {}
@@ -105,7 +116,14 @@ class BlockNames:
             self.parts[key] = part
         return block, part
 
-    def _number(self, part: bytes) -> int:
+    def tells(self, key: bytes) -> bool:
+        """Whether what is done to a key is not a repetition."""
+        part = self.parts.get(key)
+        return (self.of(key)[1] if part is None else part) >= 0
+
+    def _number(self, part: bytes | None) -> int:
+        if part is None:
+            return self.REPEATED
         known = self._numbers.get(part)
         if known is not None:
             return known

@@ -1,10 +1,10 @@
 """Requests put together from accesses of clients that report none (the trace's *node* grade).
 
 An engine asks for a chain of blocks, loads the hits and stores the misses. Its ranks do the same with their
-parts of each block, a pool spreads it over connections, and other requests come in between. Two facts sort
-that out. A block's name is a hash over its whole prefix, so the block before it is always the same one. And
-within one request everything is done once: what is done again to the same part is another request. Pure
-logic; the time is an argument. Decision 0012 says what was weighed.
+parts of each block, of which the first tells all; a pool spreads it over connections, and other requests come
+in between. Two facts sort that out. A block's name is a hash over its whole prefix, so the block before it is
+always the same one. And within one request everything is done once: what is done again to the same part is
+another request. Pure logic; the time is an argument. Decision 0012 says what was weighed.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from kvtide_cachenode.access_trace import Inferred
 from kvtide_cachenode.block_names import BlockNames
 from kvtide_cachenode.open_requests import OpenRequests
 from kvtide_cachenode.request_under_way import BEHIND, ROOT, Parents, RequestUnderWay
+from kvtide_cachenode.scattering import Scattering
 from kvtide_cachenode.trace_client import Client
 from kvtide_cachenode.trace_line import MAX_BLOCKS
 
@@ -52,6 +53,7 @@ class Inference:
         self._parents = Parents()
         self._open = OpenRequests(emit)
         self._asks_on: set[int] = set()  # parts and accesses of clients that look up more behind a miss
+        self._scattering = Scattering()
         self._swept_s = 0.0
 
     def access(
@@ -60,8 +62,11 @@ class Inference:
         """Take one command of a client."""
         if not 0.0 <= now_s - self._swept_s < SWEEP_S:
             self.end_idle(now_s)
-        if len(keys) > 1 and access is not STORE and self._whole(client, access, keys, hits, now_s):
-            return
+        if len(keys) > 1 and access is not STORE:
+            if access is LOOK_UP and self._names.tells(keys[0]):
+                self._scattering.look_up(client, now_s, missed=False in hits)
+            if self._whole(client, access, keys, hits, now_s):
+                return
         ids, parts = self._names.ids, self._names.parts
         for key, hit in zip(keys, hits, strict=True):
             block = ids.get(key)
@@ -69,6 +74,8 @@ class Inference:
                 block, part = self._names.of(key)
             else:
                 part = parts[key]
+            if part < 0:  # repeats the first
+                continue
             self._one(client, access, part + access, block, hit, now_s)
 
     def end_idle(self, now_s: float) -> None:
@@ -98,6 +105,8 @@ class Inference:
         if len(chain) > MAX_BLOCKS or not self._parents.are_a_chain(chain):
             return False
         code = self._names.parts[keys[0]] + access
+        if code < 0:
+            return False
         blocks = list(chain)
         first_miss = hits.index(False) if False in hits else len(hits)
         holding = self._open.holders.get(chain[0], ())
@@ -173,6 +182,8 @@ class Inference:
         if client.request is not request:
             client.request = request
             request.hosts.add(client.host)
+        if self._scattering.hosts and self._scattering.is_of(client.host, now_s):
+            request.is_scattered = True
         self._open.cursors[client.host, code] = request
         if access is STORE:
             if request.stored_ms is None:

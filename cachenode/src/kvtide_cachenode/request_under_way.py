@@ -68,8 +68,8 @@ class RequestUnderWay:
 
     __slots__ = (
         "at", "began_ms", "blocks", "charged_bytes", "client", "done", "hit_blocks", "hosts", "is_ambiguous",
-        "is_loading", "is_open", "last_s", "loaded_behind_tip", "looked_up", "missed", "presumed",
-        "serial", "size_bytes", "stored_ms",
+        "is_loading", "is_open", "is_scattered", "last_s", "loaded_behind_tip", "looked_up", "missed",
+        "presumed", "serial", "size_bytes", "stored_ms",
     )  # fmt: skip
 
     def __init__(self, serial: int, client: "Client", before: list[int], now_s: float) -> None:
@@ -81,7 +81,7 @@ class RequestUnderWay:
         self.hosts: set[str] = set()
         self.presumed = self.hit_blocks = len(before)
         self.missed = self.looked_up = self.is_loading = False
-        self.loaded_behind_tip = self.is_ambiguous = False
+        self.loaded_behind_tip = self.is_ambiguous = self.is_scattered = False
         self.is_open = True
         self.size_bytes = REQUEST_BYTES + BLOCK_BYTES * len(before)
         self.charged_bytes = 0  # of these, what its keeper has counted
@@ -170,6 +170,8 @@ class RequestUnderWay:
         doubt: Doubt | None = None
         if not self.looked_up and not self.is_loading:
             doubt = "stores"
+        elif self.is_scattered:
+            doubt = "connections"
         elif self.is_ambiguous:
             doubt = "ranks"
         return Inferred(self.began_ms, self.blocks[skipped:], hit_blocks, self.stored_ms, doubt)

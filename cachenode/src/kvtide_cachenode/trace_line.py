@@ -13,11 +13,12 @@ MAX_BLOCKS: Final = 65_536  # of one request: a million tokens in blocks of 16
 
 ObservedAt = Literal["engine", "node"]
 
-Doubt = Literal["ranks", "stores"]
+Doubt = Literal["ranks", "connections", "stores"]
 """Why a line may be no request of its own.
 
 ``ranks``: the same was asked for at the same time through another connection, by a client whose keys do not
-name ranks. ``stores``: blocks were stored that nobody had asked for.
+name ranks. ``connections``: the client sends one look-up in pieces over several connections, in no order.
+``stores``: blocks were stored that nobody had asked for.
 """
 
 DOUBTS: Final[tuple[Doubt, ...]] = get_args(Doubt)

@@ -170,7 +170,12 @@ def acl(session: Session, request: Request) -> None:
 
 @command("kvtide.trace", 2, "write fast", texts=range(1, 2))
 def trace(session: Session, request: Request) -> None:
-    """KVTIDE.TRACE json: one request as the engine saw it. From now on nothing is inferred here."""
+    """KVTIDE.TRACE json: one request as the engine saw it, or OFF. From now on nothing is inferred here."""
+    # Who says OFF repeats what another worker of its engine does.
+    if request.words[1].upper() == b"OFF":
+        session.leave_trace()
+        session.reply(replies.OK)
+        return
     try:
         session.node.trace.append_engine(request.words[1])
     except ValueError as error:

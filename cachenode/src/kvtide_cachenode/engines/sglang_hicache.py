@@ -9,6 +9,7 @@ Written against SGLang 0.5.23; the pages' depth in their prompt is not known, so
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 from threading import Lock
 from time import monotonic
@@ -65,7 +66,9 @@ class KvtideHiCache(HiCacheStorage):
         self._head: bytes | None = None  # nothing is exchanged without
         self._page_bytes = 0
         self._tally = Tally()
-        self._nodes = NodeSet(self._options.addresses(), self._options.credentials())
+        repeats = storage_config.is_mla_model and storage_config.tp_rank > 0
+        credentials = replace(self._options.credentials(), repeats=repeats)
+        self._nodes = NodeSet(self._options.addresses(), credentials)
         self._lookups = Lookups(self._nodes, [self._rank])
         self._loader: Loader[_PageSlot] | None = None
         self._storer: Storer[_PageSlot] | None = None

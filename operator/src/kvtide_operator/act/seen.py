@@ -33,6 +33,7 @@ class Seen:
         plan: the newest plan; None keeps what was said of the last.
         plan_name: of its CachePlan, where one was written.
         approved: whether someone approved the plan.
+        notes: what the newest round could not read or believe.
         no_plan: why there is no plan for the present workload; None where there is one.
         prediction_error: measured less simulated, of the point in effect.
         decisions: those since the last status, oldest first.
@@ -54,6 +55,7 @@ class Seen:
     plan: Plan | None = None
     plan_name: str | None = None
     approved: bool = False
+    notes: tuple[str, ...] = ()
     no_plan: str | None = None
     prediction_error: PredictionError | None = None
     decisions: Sequence[DecisionStatus] = ()

@@ -80,7 +80,14 @@ def _metrics_available(seen: Seen) -> Said:
 
 
 def _plan_current(seen: Seen) -> Said:
-    """Whether what is wanted is what the newest plan chose."""
+    """Whether what is wanted is what the newest plan chose, and what that could not take into account."""
+    status, reason, message = _plan_followed(seen)
+    if seen.plan is not None and seen.no_plan is None:
+        message = "; ".join((message, *seen.notes))
+    return status, reason, message
+
+
+def _plan_followed(seen: Seen) -> Said:
     mode = seen.cache.spec.scaling.mode
     if seen.no_plan is not None:
         return "False", "NoPlan", seen.no_plan

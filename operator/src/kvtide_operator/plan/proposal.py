@@ -36,7 +36,7 @@ class Heard:
     Attributes:
         demand: None where nothing was asked, or nothing is known.
         complete: all that the nodes told was understood, so that no demand is none and not an unknown one.
-        notes: sentences on what could not be read or kept.
+        notes: sentences on what could not be read, kept or believed.
     """
 
     demand: Demand | None

@@ -104,6 +104,7 @@ def take_in(
     bench.history.forget_before(now_s)
     _benches.make_room()
     spec, notes = manifest.cache.spec, []
+    seen, slot = bench.history.trace(spec.model.block_tokens), None  # first: it may be a problem
     complete = not any(page.gap_lines for page in pages) and not bench.history.problems
     if bench.history.problems:
         notes.append(f"trace lines were not read: {bench.history.problems[-1]}")
@@ -111,7 +112,8 @@ def take_in(
         notes.append(
             f"{bench.history.gap_lines:,} trace lines were gone from the nodes before they were read"
         )
-    seen, slot = bench.history.trace(spec.model.block_tokens), None
+    if seen is not None and seen.unreliable:
+        notes.append(seen.unreliable)
     try:
         if bench.season is not None:
             bench.season.keep(seen, now_s)

@@ -317,6 +317,7 @@ class LiveCache:
             plan=last.plan if last else None,
             plan_name=self.plans.newest,
             approved=self.plans.approved,
+            notes=last.notes if last else (),
             no_plan=self.unplannable or self.round_failure or why_no_plan(last),
             prediction_error=last.noise if last else None,
             decisions=tuple(self._news),

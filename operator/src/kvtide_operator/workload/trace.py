@@ -36,6 +36,7 @@ class Trace:
         local_hit_blocks: int32[requests], how many of these an engine's own cache had, or None likewise.
         started_at_s: when the first arrival was, seconds since the epoch; 0 where the source does not say.
         notes: sentences a user should see about what the reader left out or found missing.
+        unreliable: the one of them that says why lines were not believed; empty where all were.
     """
 
     arrival_s: NDArray[np.float64]
@@ -51,6 +52,7 @@ class Trace:
     local_hit_blocks: NDArray[np.int32] | None = None
     started_at_s: float = 0.0
     notes: tuple[str, ...] = ()
+    unreliable: str = ""
 
     def __post_init__(self) -> None:
         assert len(self.block_start) == self.requests + 1
@@ -97,6 +99,7 @@ class Trace:
             started_at_s=self.started_at_s
             + (float(arrival[0]) if len(arrival) and self.started_at_s else 0.0),
             notes=self.notes,
+            unreliable=self.unreliable,
         )
 
 

@@ -6,7 +6,7 @@ together. Timestamps are Unix milliseconds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -117,8 +117,10 @@ class NodeLines:
         """
         kept, notes = self._select()
         if self.inferred[kept[0]]:
-            requests, more = self._requests(kept)
-            return requests._trace(np.arange(len(requests.seq)), block_tokens, trusted, (*notes, *more))
+            requests, parts, doubted = self._requests(kept)
+            notes = (*notes, *filter(None, (parts, doubted)))
+            trace = requests._trace(np.arange(len(requests.seq)), block_tokens, trusted, notes)
+            return replace(trace, unreliable=doubted)
         return self._trace(kept, block_tokens, trusted, notes)
 
     def _trace(
@@ -138,24 +140,25 @@ class NodeLines:
             notes=notes,
         )
 
-    def _requests(self, kept: NDArray[np.int64]) -> tuple["NodeLines", tuple[str, ...]]:
-        """Inferred lines as requests: parts that several nodes saw put together, those in doubt left out."""
+    def _requests(self, kept: NDArray[np.int64]) -> tuple["NodeLines", str, str]:
+        """Inferred lines as requests: parts that several nodes saw put together, those in doubt left out.
+
+        With sentences on both, empty where there is nothing to say.
+        """
         whole = joined(self._lines(kept))
-        sure = [line for line in whole if line.unreliable != "ranks"]
-        doubted = (
-            f"{len(whole) - len(sure):,} lines are left out as unreliable: they ask for what another asked "
-            "for at the same time, and may be ranks of one engine whose keys do not name them"
-        )
+        sure = [line for line in whole if line.unreliable in (None, "stores")]
+        parts = doubted = ""
+        if len(whole) < len(kept):
+            parts = f"{len(kept) - len(whole):,} lines were parts of others, which several nodes had seen"
+        if len(sure) < len(whole):
+            doubted = (
+                f"{1 - len(sure) / len(whole):.0%} of the requests that nodes inferred are left out as "
+                "unreliable: they may be ranks of one engine whose keys do not name them, or pieces of one "
+                "look-up that came over several connections at once"
+            )
         if not sure:
             raise TraceError(f"{self.columns.text.name}: {doubted}")
-        notes = []
-        if len(whole) < len(kept):
-            notes.append(
-                f"{len(kept) - len(whole):,} lines were parts of others, which several nodes had seen"
-            )
-        if len(sure) < len(whole):
-            notes.append(doubted)
-        return self._of(self.columns.text, sure), tuple(notes)
+        return self._of(self.columns.text, sure), parts, doubted
 
     def _lines(self, kept: NDArray[np.int64]) -> list[TraceLine]:
         """Inferred lines as they were told, but for the names of their nodes, which are numbers here."""
