@@ -27,7 +27,10 @@ BATCH_S: Final = 0.005  # within so long the parts of one look-up arrive that a 
 RANKS_S: Final = 1.0  # within so long, equal requests of clients without known ranks may be one
 BURST_S: Final = 1.0  # between two stores of one step of an engine
 SWEEP_S: Final = 0.5
-MAX_WALKING: Final = 64  # of the newest, where a block never seen before may belong
+# Of the newest requests so many are looked at for what is read, which comes together, and for what is stored,
+# which comes later: an access costs as much whatever else is under way.
+MAX_WALKING: Final = 16
+MAX_STORING: Final = 32
 
 Emit = Callable[[Inferred], None]
 
@@ -241,7 +244,7 @@ class Inference:
             return request
         continued = (
             one
-            for one in self._open.holding(parent)
+            for one in self._open.holding(parent)[-MAX_STORING:]
             if one not in holding and self._continues(one, access, code, parent, now_s)
         )
         return max(continued, key=attrgetter("serial"), default=None)
@@ -264,7 +267,8 @@ class Inference:
         now_s: float,
     ) -> RequestUnderWay | None:
         """Of requests that have a block, the oldest that lacks this access, if possible of this host."""
-        lacking = [one for one in holding if self._lacks(one, access, code, one.place(block), now_s)]
+        recent = holding[-(MAX_STORING if access is STORE else MAX_WALKING) :]
+        lacking = [one for one in recent if self._lacks(one, access, code, one.place(block), now_s)]
         if len(lacking) < 2:
             return lacking[0] if lacking else None
         return min(lacking, key=lambda one: (client.host not in one.hosts, one.serial))
@@ -328,9 +332,10 @@ class Inference:
                 last_s = client.last_s if request is own else request.last_s
                 if now_s - last_s <= gap_s:
                     return request
+        recent = list(self._open.newest(MAX_STORING))[::-1]
         waiting = [
             one
-            for one in self._open
+            for one in recent
             if one.missed and not one.has_loads_to_come() and code not in one.done and one.accepts(block)
         ]
         for request in waiting:
@@ -338,7 +343,7 @@ class Inference:
                 return request
         if waiting:
             return waiting[0]
-        storing = [one for one in self._open if one.stored_ms is not None and one.accepts(block)]
+        storing = [one for one in recent if one.stored_ms is not None and one.accepts(block)]
         return max(storing, key=lambda one: (client.host in one.hosts, one.last_s), default=None)
 
     def _is_ambiguous(self, client: Client, access: Access, code: int, block: int, now_s: float) -> bool:
@@ -350,7 +355,7 @@ class Inference:
                 now_s - other.last_s <= RANKS_S
                 and other.client is not client
                 and other.has_done(code, other.place(block))
-                for other in self._open.holding(block)
+                for other in self._open.holding(block)[-MAX_WALKING:]
             )
         )
 
