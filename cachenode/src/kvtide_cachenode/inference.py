@@ -29,8 +29,8 @@ BURST_S: Final = 1.0  # between two stores of one step of an engine
 SWEEP_S: Final = 0.5
 # Of the newest requests so many are looked at for what is read, which comes together, and for what is stored,
 # which comes later: an access costs as much whatever else is under way.
-MAX_WALKING: Final = 16
-MAX_STORING: Final = 32
+MAX_WALKING: Final = 12
+MAX_STORING: Final = 24
 
 Emit = Callable[[Inferred], None]
 
@@ -268,7 +268,14 @@ class Inference:
     ) -> RequestUnderWay | None:
         """Of requests that have a block, the oldest that lacks this access, if possible of this host."""
         recent = holding[-(MAX_STORING if access is STORE else MAX_WALKING) :]
-        lacking = [one for one in recent if self._lacks(one, access, code, one.place(block), now_s)]
+        lacking = []
+        for one in recent:
+            at = 0 if one.blocks[0] == block else one.place(block)
+            done = one.done.get(code)
+            if done is not None and at < len(done) and done[at]:
+                continue  # most, where the same is asked for again and again: as few calls as can be
+            if self._lacks(one, access, code, at, now_s):
+                lacking.append(one)
         if len(lacking) < 2:
             return lacking[0] if lacking else None
         return min(lacking, key=lambda one: (client.host not in one.hosts, one.serial))
