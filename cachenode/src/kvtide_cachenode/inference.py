@@ -119,7 +119,7 @@ class Inference:
         ):
             request = self._lacking(client, holding, access, code, chain[0], now_s)
         if request is None:
-            is_ambiguous = self._is_ambiguous(client, access, code, chain[0], now_s)
+            is_ambiguous = self._is_ambiguous(client, holding, access, code, chain[0], now_s)
             request = self._open.begin_chain(client, blocks, now_s)
             request.is_ambiguous = is_ambiguous
             request.mark_first(code, blocks)
@@ -227,7 +227,7 @@ class Inference:
         before = self._parents.before(block)
         if before and access is not STORE:  # an engine's own cache had these, or it was an error
             self._parents.learn(block, BEHIND)
-        is_ambiguous = self._is_ambiguous(client, access, code, block, now_s)
+        is_ambiguous = self._is_ambiguous(client, self._open.holding(block), access, code, block, now_s)
         request = self._open.begin(client, before, now_s)
         request.is_ambiguous = is_ambiguous
         return request
@@ -353,7 +353,15 @@ class Inference:
         storing = [one for one in recent if one.stored_ms is not None and one.accepts(block)]
         return max(storing, key=lambda one: (client.host in one.hosts, one.last_s), default=None)
 
-    def _is_ambiguous(self, client: Client, access: Access, code: int, block: int, now_s: float) -> bool:
+    def _is_ambiguous(
+        self,
+        client: Client,
+        holding: Sequence[RequestUnderWay],
+        access: Access,
+        code: int,
+        block: int,
+        now_s: float,
+    ) -> bool:
         """Whether another connection has just begun a request alike, where keys do not name ranks."""
         return (
             code - access == BlockNames.FOREIGN
@@ -362,7 +370,7 @@ class Inference:
                 now_s - other.last_s <= RANKS_S
                 and other.client is not client
                 and other.has_done(code, other.place(block))
-                for other in self._open.holding(block)[-MAX_WALKING:]
+                for other in holding[-MAX_WALKING:]
             )
         )
 
