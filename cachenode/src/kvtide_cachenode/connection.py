@@ -20,10 +20,11 @@ from kvtide_cachenode.wire.resp import RequestParser
 # Receives per turn of the loop; with the parser's limits one connection takes at most two megabytes a turn.
 RECEIVES_PER_TURN = 2
 PAGE_BITS = 12
-# Commands of one connection are executed for so long before others have their turn; the clock is looked at
-# after every 16 of them.
-SLICE_S = 0.005
+# Of many commands in a row, after every 16 it is looked whether it is others' turn; after each, where it was
+# before the first.
 LOOK_MASK = 15
+# A longer list of words is freed in parts of so many.
+FREED_WORDS = 8192
 
 
 class Connection:
@@ -46,6 +47,7 @@ class Connection:
         self._socket = sock
         self._tls = sock if isinstance(sock, TlsSocket) else None
         self._clients = session.node.clients
+        self._turns = session.node.turns
         self._clients.joined()
         self._weight = 0  # pages that the node counts for this connection
         self._make_parser()
@@ -124,6 +126,7 @@ class Connection:
             self._on_close(self.session.id)
 
     def _let_go(self) -> None:
+        self._parser.put_aside()
         give_up(self._requests.arriving)
         self.session.close()
 
@@ -180,7 +183,7 @@ class Connection:
         """Execute what has arrived, until replies pile up or it is others' turn."""
         session, parser = self.session, self._requests
         most_bytes = self._clients.unsent_bytes
-        until_s, executed = time.monotonic() + SLICE_S, 0
+        look, executed = 0 if self._turns.spent() else LOOK_MASK, 0
         queued_bytes, request = session.queued_bytes, None
         try:
             while not session.closing:
@@ -200,9 +203,11 @@ class Connection:
                     return
                 if request.values:
                     request.release(session.node.store)
-                if not executed & LOOK_MASK and time.monotonic() > until_s:
+                if len(request.words) > FREED_WORDS:
+                    self._free(request.words)
+                if not executed & look and self._turns.over() and parser.has_more:
                     self._pause()
-                    self._loop.call_soon(self._resume)  # others have their turn before the next command
+                    self._turns.after(self._resume)
                     return
         except Exception as error:  # noqa: BLE001 - a defect ends the connection, not the node
             self._failed("command", error, begun=session.queued_bytes > queued_bytes)
@@ -251,6 +256,7 @@ class Connection:
                 return
             if request is not None:
                 request.release(self.session.node.store)
+                self._free(request.words)
             if done.cancelled() or isinstance(error, ReplyCutError):
                 self.close()
             elif error is not None:
@@ -280,6 +286,12 @@ class Connection:
         except Exception as again:  # noqa: BLE001 - a defect ends the connection, not the node
             session.node.failures.note("connection", again)
             self.close()
+
+    def _free(self, words: list[bytes]) -> None:
+        """Let go of the words of a command that has run: a million of them take long."""
+        if len(words) > FREED_WORDS:
+            del words[-FREED_WORDS:]
+            self._turns.after(partial(self._free, words))
 
     def _resume(self) -> None:
         """Go on after a pause, unless there is a reason to wait."""

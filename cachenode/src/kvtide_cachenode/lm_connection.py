@@ -39,6 +39,7 @@ class LmConnection(Connection):
         self.close()
 
     def _let_go(self) -> None:
+        self._parser.put_aside()
         self._take().release(self.session.node.store)
         self.session.close()
 

@@ -16,6 +16,7 @@ from kvtide_cachenode.latency import Histogram
 from kvtide_cachenode.membership import Membership
 from kvtide_cachenode.reloading import Loaded, Watched
 from kvtide_cachenode.store import Store
+from kvtide_cachenode.turns import Turns
 from kvtide_cachenode.users import Users
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Node:
     auth_failures: int = 0
     stalled_total: int = 0
     failures: Failures = field(default_factory=Failures)
+    turns: Turns = field(default_factory=Turns)
     dram_latency: Histogram = field(default_factory=Histogram)
     later_latency: Histogram = field(default_factory=Histogram)
     users: Users = field(default_factory=Users)

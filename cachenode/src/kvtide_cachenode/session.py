@@ -20,6 +20,9 @@ from kvtide_cachenode.wire.replies import Reply
 
 # What a queued buffer takes beside its bytes.
 BUFFER_OVERHEAD_BYTES = 48
+# Single keys told to the trace as one access, and accesses that wait to be told: more are told at once.
+OBSERVED_KEYS = 256
+OBSERVED_MOST = 8
 # By this command a node of the cluster makes itself known.
 PEER = "kvtide.peer"
 # First lines, without their ends, of the bulk strings that values in the index are.
@@ -32,9 +35,10 @@ class ReplyCutError(Exception):
 
 @dataclass(slots=True)
 class Transaction:
-    """The commands between MULTI and EXEC; when one was ``wrong``, none is run."""
+    """The commands between MULTI and EXEC, of so many ``keys``; when one was ``wrong``, none is run."""
 
     queued: list[tuple[bytes, Request]] = field(default_factory=list)
+    keys: int = 0
     wrong: bool = False
 
     def release(self, store: Store) -> None:
@@ -75,7 +79,8 @@ class Session:
         self.caller = UNAWARE
         self.evidence: Evidence | None = Evidence()
         self.inference: Client | None = Client(node.inference, address.rpartition(":")[0])
-        self._observed: list[tuple[Access, list[bytes], list[bool], float]] = []
+        self._observed: deque[tuple[Access, list[bytes], list[bool], float]] = deque()
+        self.in_exec = False  # nobody is let in between two commands, and the trace is told afterwards
         self._pins: deque[tuple[int, Entry]] = deque()  # (all bytes queued when its last byte was, entry)
         self._held: tuple[Entry | None, memoryview | None] | None = None
         self._sent_bytes = 0
@@ -132,6 +137,11 @@ class Session:
         while self.later is not None:
             work, self.later = self.later, None
             await work
+
+    async def share(self) -> None:
+        """Between two parts of a command: let others have their turn, but not within EXEC."""
+        if not self.in_exec:
+            await self.node.turns.share()
 
     def take_back(self) -> bytes:
         """What was queued since ``room(0)``: the reply of one of the commands that a command is made of."""
@@ -249,21 +259,30 @@ class Session:
             return
         if len(keys) == 1 and self._observed:
             before, known, were, now_s = self._observed[-1]
-            if before is access and now_s == self.now_s:
+            if before is access and now_s == self.now_s and len(known) < OBSERVED_KEYS:
                 # Single keys that arrived together are told together, as the keys of one command are.
                 known += keys
                 were += hits
                 return
+        if len(self._observed) >= OBSERVED_MOST:
+            self.report()
         own = (keys, hits) if isinstance(keys, list) and isinstance(hits, list) else (list(keys), list(hits))
         self._observed.append((access, *own, self.now_s))
 
     def report(self) -> None:
         """Tell the trace what was noted; done when the replies are on their way, not before."""
-        if self._observed:
-            observed, self._observed = self._observed, []
-            if self.inference is not None:
-                for access, keys, hits, now_s in observed:
-                    self.inference.access(access, keys, hits, now_s)
+        if not self.in_exec:
+            while self.report_one():
+                pass
+
+    def report_one(self) -> bool:
+        """Tell the trace of the access that was noted first; whether there was one."""
+        if not self._observed:
+            return False
+        access, keys, hits, now_s = self._observed.popleft()
+        if self.inference is not None:
+            self.inference.access(access, keys, hits, now_s)
+        return True
 
     def refuse(self) -> None:
         """A command was answered with an error before it was run: EXEC will not run the others either."""
@@ -278,6 +297,7 @@ class Session:
 
     def leave_trace(self) -> None:
         """Infer nothing from this client: its requests are told otherwise."""
+        self.in_exec = False
         self.report()
         if self.inference is not None:
             self.inference.end()

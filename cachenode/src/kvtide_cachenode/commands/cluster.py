@@ -1,7 +1,5 @@
 """Redis Cluster's questions and announcements, and what nodes say to each other."""
 
-import asyncio
-
 import msgspec
 
 from kvtide_cachenode.cluster import replies as topology_replies
@@ -111,5 +109,5 @@ async def _count_keys_in_slot(session: Session, slot: int) -> None:
     count = 0
     for page in session.node.store.pages():
         count += sum(1 for _ in keys_in_slot(page, slot))
-        await asyncio.sleep(0)
+        await session.node.turns.share()
     session.reply(replies.integer(count))

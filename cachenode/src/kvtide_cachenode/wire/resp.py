@@ -96,6 +96,11 @@ class RequestParser:
         return self._state != _START or self._end > self._start
 
     @property
+    def has_more(self) -> bool:
+        """Whether something has arrived that no event tells of yet."""
+        return bool(self._ready) or self._end > self._start
+
+    @property
     def arriving(self) -> Mapping[int, Place]:
         """The places of the command that is not complete; whoever gave them lets go of them at the end."""
         return self._places
