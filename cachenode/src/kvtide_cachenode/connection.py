@@ -133,7 +133,7 @@ class Connection:
     def _readable(self) -> None:
         parser = self._parser
         session, began_s = self.session, time.monotonic()
-        session.now_s = time.time()
+        session.now_s = began_s + session.node.ahead_s
         commands = session.node.commands_total
         for _ in range(RECEIVES_PER_TURN):
             buffers = parser.buffers()
@@ -329,7 +329,7 @@ class Connection:
         """Read again, and execute what arrived before."""
         self._reading = True
         self._loop.add_reader(self._socket, self._guarded, self._readable)
-        self.session.now_s = time.time()
+        self.session.now_s = time.monotonic() + self.session.node.ahead_s
         self._run_events()
         self._push()
         self._read_pending()

@@ -31,13 +31,16 @@ class Node:
 
     ``users`` is who may do what, and whose password peers are asked with. ``block_tokens`` is how many tokens
     an inferred trace counts per block; ``listen`` is the data port's ``HOST:PORT`` once it is bound;
-    ``watched`` are the files that are read again when they change.
+    ``watched`` are the files that are read again when they change. ``ahead_s`` is how far Unix time is ahead
+    of the monotonic clock, as the machine's clock stood at the start: setting that ends no idle time, and
+    makes none longer.
     """
 
     store: Store
     block_tokens: int
     boot_id: str = field(default_factory=lambda: token_hex(8))
     started_s: float = field(default_factory=time.monotonic)
+    ahead_s: float = field(default_factory=lambda: time.time() - time.monotonic())
     ready: bool = False
     listen: str | None = None
     sessions: dict[int, "Session"] = field(default_factory=dict)
@@ -71,4 +74,8 @@ class Node:
         return time.monotonic() - self.started_s
 
     def _infer(self, request: Inferred) -> None:
+        set_ms = round(1e3 * (time.time() - time.monotonic() - self.ahead_s))
+        if set_ms:  # lines tell the machine's time, as those of other nodes do
+            stored_ms = None if request.stored_ms is None else max(request.stored_ms + set_ms, 0)
+            request = request._replace(began_ms=max(request.began_ms + set_ms, 0), stored_ms=stored_ms)
         self.trace.append_inferred(request, self.block_tokens)
