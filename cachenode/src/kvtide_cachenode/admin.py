@@ -25,7 +25,7 @@ from kvtide_cachenode.messages import (
     DrainRequest,
     NodeStatus,
     TraceStatus,
-    decode,
+    decode_aside,
 )
 from kvtide_cachenode.metrics import NodeMetrics
 from kvtide_cachenode.node import VERSION, Node
@@ -33,8 +33,6 @@ from kvtide_cachenode.state import StateFile
 from kvtide_cachenode.tiers import tier_status
 from kvtide_cachenode.users import ADMIN, Secret
 
-# Larger documents are decoded in a thread, between turns of the loop.
-DECODED_AT_ONCE_BYTES: Final = 16 * 1024
 TRACE: Final = "/v1/trace"
 CAPABILITIES: Final = ("trace", "desired", "cluster", "drain")
 
@@ -231,8 +229,6 @@ def _cluster_status(member: Membership) -> ClusterStatus:
 async def _body(request: web.Request, kind: type[T], expected: str) -> T:
     body = await request.read()
     try:
-        if len(body) <= DECODED_AT_ONCE_BYTES:
-            return decode(body, kind)
-        return await asyncio.to_thread(decode, body, kind)
+        return await decode_aside(body, kind)
     except ValueError as error:
         raise RefusedError(400, f"{expected}: {error}") from None

@@ -1,5 +1,6 @@
 """What the admin API says and takes, as the node writes it and the client reads it."""
 
+import asyncio
 import json
 from typing import Annotated, Any, Final, TypeVar
 
@@ -12,6 +13,10 @@ API_VERSION: Final = "v1"
 # Headers of GET /v1/trace: where to read on, and how many lines were lost before the first one.
 TRACE_NEXT: Final = "Kvtide-Trace-Next"
 TRACE_GAP: Final = "Kvtide-Trace-Gap"
+# Larger documents are decoded in a thread, between turns of the loop.
+DECODED_AT_ONCE_BYTES: Final = 16 * 1024
+# Idle time-outs of one document; the operator gives at most 126.
+MAX_GROUPS: Final = 4096
 
 
 T = TypeVar("T")
@@ -92,7 +97,7 @@ class IdleTimeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     0 keeps nothing; None keeps until the space is needed.
     """
 
-    groups: dict[str, Seconds] = {}
+    groups: Annotated[dict[str, Seconds], msgspec.Meta(max_length=MAX_GROUPS)] = {}
     other: Seconds | None = None
 
 
@@ -180,7 +185,20 @@ def decode(document: bytes, kind: type[T]) -> T:
     return decoded
 
 
+async def decode_aside(document: bytes, kind: type[T]) -> T:
+    """`decode`, in a thread where that may take long: the loop comes in between the parts of a long list.
+
+    Raises:
+        ValueError: see `decode`.
+    """
+    if len(document) <= DECODED_AT_ONCE_BYTES:
+        return decode(document, kind)
+    return await asyncio.to_thread(decode, document, kind)
+
+
 def _all_different(pairs: list[tuple[str, Any]]) -> None:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        raise ValueError(f"{max(names, key=names.count)[:100]!r} is there twice")
+        seen = set[str]()
+        twice = next(name for name in names if name in seen or seen.add(name))
+        raise ValueError(f"{twice[:100]!r} is there twice")

@@ -8,7 +8,7 @@ from kvtide_cachenode.cluster.slots import SLOTS, key_slot, keys_in_slot
 from kvtide_cachenode.cluster.topology import Topology
 from kvtide_cachenode.commands.table import command, fail_unknown, natural
 from kvtide_cachenode.membership import OlderTopologyError
-from kvtide_cachenode.messages import decode
+from kvtide_cachenode.messages import decode_aside
 from kvtide_cachenode.request import Request
 from kvtide_cachenode.session import Session
 from kvtide_cachenode.wire import replies
@@ -78,8 +78,12 @@ def peer(session: Session, request: Request) -> None:
 @command("kvtide.topology", 2, "admin", texts=range(1, 2))
 def topology(session: Session, request: Request) -> None:
     """KVTIDE.TOPOLOGY json: a node that is being drained tells the others where its slots go."""
+    session.answer_later(_adopt(session, request.words[1]))
+
+
+async def _adopt(session: Session, document: bytes) -> None:
     try:
-        session.node.cluster.adopt(decode(request.words[1], Topology))
+        session.node.cluster.adopt(await decode_aside(document, Topology))
     except (ValueError, OlderTopologyError) as error:
         session.fail(str(error))
         return
