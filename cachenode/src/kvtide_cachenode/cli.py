@@ -14,11 +14,12 @@ import click
 import uvloop
 
 from kvtide_cachenode.admin import AdminServer
-from kvtide_cachenode.background import net
+from kvtide_cachenode.background import every, net
 from kvtide_cachenode.command_line import MISTAKE, Group
 from kvtide_cachenode.config_file import read_config
 from kvtide_cachenode.eviction import NEEDED_WORTH, POLICIES, WriteAdmission
 from kvtide_cachenode.file_limit import raise_file_limit
+from kvtide_cachenode.garbage import SEARCH_S, search_all, search_young_only
 from kvtide_cachenode.lm_connection import LmConnection
 from kvtide_cachenode.logs import LogFormat, set_up
 from kvtide_cachenode.memory_limit import largest_capacity_bytes
@@ -246,9 +247,13 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     net(loop, node.failures)
+    search_young_only()
     upkeep = (
         loop.create_task(keep_up(node.store, node.failures)),
         loop.create_task(keep_fresh(node.watched, node.failures)),
+        loop.create_task(
+            every(SEARCH_S, "garbage", node.failures, lambda: search_all(node.store.key_count()))
+        ),
     )
     server, lm_server = DataServer(node, tls=tls), DataServer(node, LmConnection, full=b"")
     said: dict[str, object] = {}

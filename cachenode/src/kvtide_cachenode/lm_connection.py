@@ -40,6 +40,7 @@ class LmConnection(Connection):
 
     def _let_go(self) -> None:
         self._parser.put_aside()
+        self._parser = self._lm = lm.RequestParser()  # the other one knows this connection, by `_grow`
         self._take().release(self.session.node.store)
         self.session.close()
 

@@ -320,6 +320,7 @@ class Session:
             self.node.store.unpin(self._pins.popleft()[1])
         self.let_go()
         self.end_transaction()
+        self.push = self.on_user = _not_connected  # or this and its connection would hold each other
         self.leave_trace()
 
 
