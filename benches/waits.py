@@ -26,7 +26,8 @@ from typing import Any, Final
 from benches.node_process import node_process, raise_file_limit, table
 from benches.resp_stream import connect
 from benches.timed_node import LONGEST, Turns
-from benches.waits_cases import CASES, Case, Stage
+from benches.waits_cases import CASES
+from benches.waits_stage import Case, Stage
 
 WANTED_MS: Final = 50.0
 PAUSE_S: Final = 0.0005

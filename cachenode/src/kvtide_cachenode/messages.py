@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -199,6 +200,5 @@ async def decode_aside(document: bytes, kind: type[T]) -> T:
 def _all_different(pairs: list[tuple[str, Any]]) -> None:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        seen = set[str]()
-        twice = next(name for name in names if name in seen or seen.add(name))
+        twice, _ = Counter(names).most_common(1)[0]
         raise ValueError(f"{twice[:100]!r} is there twice")
