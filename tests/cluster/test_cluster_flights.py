@@ -146,9 +146,9 @@ class Link:
             target.values.pop(key, None)
         elif b"NX" not in rest or key not in target.values:
             target.values[key] = bytes(rest[0])
-        self.answer = b"+OK"
+        self.answer = b"OK"
 
-    async def small(self):
+    async def reply(self):
         target = self.target
         target.between()
         if len(target.log) in target.lose:

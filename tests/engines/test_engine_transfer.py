@@ -19,8 +19,8 @@ from kvtide_cachenode.engines import node_set as node_set_module
 from kvtide_cachenode.engines.block_keys import all_ranks, names
 from kvtide_cachenode.engines.loading import LoadJob
 from kvtide_cachenode.engines.lookup import Lookups
+from kvtide_cachenode.engines.node_connection import Credentials
 from kvtide_cachenode.engines.options import read_options
-from kvtide_cachenode.engines.resp_client import Credentials
 from kvtide_cachenode.engines.tally import Tally
 from kvtide_cachenode.engines.trace_reporter import TraceReporter
 from kvtide_cachenode.trace_line import EngineLine

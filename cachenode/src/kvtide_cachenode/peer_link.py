@@ -1,19 +1,28 @@
 """One connection to another node, as a peer: commands out, replies in, a bounded buffer in between."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Annotated, Final, cast
+from typing import Annotated, Final, TypeVar, cast
 
 import msgspec
 
 from kvtide_cachenode.cluster.topology import MAX_EPOCH
 from kvtide_cachenode.documents import DocumentError, decode
+from kvtide_cachenode.wire import resp_client
 from kvtide_cachenode.wire.resp import MAX_VALUE_BYTES
+from kvtide_cachenode.wire.resp_client import (
+    ProtocolError,
+    Reading,
+    Refused,
+    Reply,
+    ReplyReader,
+    encode_parts,
+)
+
+T = TypeVar("T")
 
 # Of a reply, at most this much is here while the client that asked for it does not read on.
 BUFFER_BYTES: Final = 256 * 1024
 MAX_LINE_BYTES: Final = 1024
-MAX_SMALL_REPLY_BYTES: Final = 64 * 1024
 CONNECT_S: Final = 2.0
 
 
@@ -41,9 +50,7 @@ class PeerLink(asyncio.BufferedProtocol):
         self.owed = 0  # replies to commands that were sent, of which not every byte was taken
         self.gone = asyncio.Event()
         self._transport: asyncio.Transport | None = None
-        self._view = memoryview(bytearray(BUFFER_BYTES))
-        self._start = 0
-        self._end = 0
+        self._replies = ReplyReader(BUFFER_BYTES, MAX_LINE_BYTES)
         self._paused = False
         self._lost = False
         self._received = asyncio.Event()
@@ -51,7 +58,7 @@ class PeerLink(asyncio.BufferedProtocol):
     @property
     def usable(self) -> bool:
         """Whether the next command can be sent: nothing is left of an earlier one."""
-        return not self._lost and not self.owed and self._start == self._end
+        return not self._lost and not self.owed and self._replies.is_empty
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.BufferedProtocol`."""
@@ -69,12 +76,12 @@ class PeerLink(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """See `asyncio.BufferedProtocol`."""
-        return self._view[self._end :]
+        return self._replies.free()
 
     def buffer_updated(self, nbytes: int) -> None:
         """See `asyncio.BufferedProtocol`."""
-        self._end += nbytes
-        if self._end == BUFFER_BYTES:
+        self._replies.received(nbytes)
+        if self._replies.is_full:
             self._paused = True
             assert self._transport is not None
             self._transport.pause_reading()
@@ -84,7 +91,7 @@ class PeerLink(asyncio.BufferedProtocol):
         """Begin to send a command. Large words are not copied: they stay until the reply, or until `gone`."""
         if self._lost or self._transport is None:
             raise PeerLostError("the connection is closed")
-        self._transport.writelines(_encoded(words))
+        self._transport.writelines(encode_parts(words))
         self.owed += 1
 
     def taken(self) -> None:
@@ -93,30 +100,18 @@ class PeerLink(asyncio.BufferedProtocol):
 
     async def line(self) -> bytes:
         """The next line of a reply, without its CRLF."""
-        while True:
-            begun = bytes(self._view[self._start : min(self._end, self._start + MAX_LINE_BYTES)])
-            line, end, _ = begun.partition(b"\r\n")
-            if end:
-                self.consume(len(line) + 2)
-                return line
-            if len(line) == MAX_LINE_BYTES:
-                raise PeerLostError("a line of a reply is too long")
-            await self._more()
+        return await self._run(self._replies.line())
 
     async def chunk(self, most: int) -> memoryview:
         """Up to ``most`` bytes of a reply, at least one. They stay as they are until `consume`."""
-        while self._start == self._end:
+        while self._replies.is_empty:
             await self._more()
-        return self._view[self._start : min(self._end, self._start + most)]
+        return self._replies.here(most)
 
     def consume(self, count: int) -> None:
         """``count`` bytes of the last chunk were used."""
-        self._start += count
-        if self._start == self._end:
-            self._start = self._end = 0
-            if self._paused and self._transport is not None and not self._lost:
-                self._paused = False
-                self._transport.resume_reading()
+        self._replies.consume(count)
+        self._read_on()
 
     async def drop(self, count: int) -> None:
         """Read ``count`` bytes of a reply that nobody wants."""
@@ -125,32 +120,20 @@ class PeerLink(asyncio.BufferedProtocol):
             self.consume(dropped)
             count -= dropped
 
-    async def small(self) -> bytes:
-        """A bulk string of at most `MAX_SMALL_REPLY_BYTES`, or the line of any other reply."""
-        line = await self.line()
-        length = bulk_length(line)
-        if length is None:
-            self.taken()
-            return line
-        if length > MAX_SMALL_REPLY_BYTES:
-            raise PeerLostError(f"a reply of {length} bytes where a short one was expected")
-        body = b""
-        while len(body) < length + 2:
-            piece = bytes(await self.chunk(length + 2 - len(body)))
-            self.consume(len(piece))
-            body += piece
+    async def reply(self) -> Reply:
+        """A whole reply, of bounded size."""
+        said = await self._run(self._replies.reply())
         self.taken()
-        return body[:-2]
+        return said
 
     async def state(self) -> PeerState:
         """The reply to KVTIDE.PEER."""
-        said = await self.small()
+        said = await self.reply()
         try:
-            return decode(said, PeerState)
+            return decode(said if isinstance(said, bytes) else b"", PeerState)
         except DocumentError:
-            raise PeerLostError(
-                f"it is no node of this cluster: {said[:200].decode(errors='replace')}"
-            ) from None
+            why = said.text if isinstance(said, Refused) else repr(said)
+            raise PeerLostError(f"it is no node of this cluster: {why[:200]}") from None
 
     def close(self) -> None:
         """Close at once."""
@@ -158,14 +141,27 @@ class PeerLink(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
+    async def _run(self, reading: Reading[T]) -> T:
+        """Read on as bytes come; they are in the reader when a reading hears of them."""
+        try:
+            next(reading)
+            while True:
+                self._read_on()
+                await self._more()
+                reading.send(0)
+        except StopIteration as end:
+            self._read_on()
+            result: T = end.value
+            return result
+        except ProtocolError as error:
+            raise PeerLostError(str(error)) from None
+
+    def _read_on(self) -> None:
+        if self._paused and not self._replies.is_full and self._transport is not None and not self._lost:
+            self._paused = False
+            self._transport.resume_reading()
+
     async def _more(self) -> None:
-        if self._end == BUFFER_BYTES:  # a line at the very end: move it to the front
-            kept = self._end - self._start
-            self._view[:kept] = bytes(self._view[self._start : self._end])
-            self._start, self._end = 0, kept
-            if self._paused and self._transport is not None and not self._lost:
-                self._paused = False
-                self._transport.resume_reading()
         if self._lost:
             raise PeerLostError("the connection was closed")
         self._received.clear()
@@ -173,23 +169,15 @@ class PeerLink(asyncio.BufferedProtocol):
 
 
 def bulk_length(line: bytes) -> int | None:
-    """The length that a bulk string's first line announces; None for other replies and for nothing ($-1)."""
-    if line[:1] != b"$" or line == b"$-1":
-        return None
-    if not line[1:].isdigit() or int(line[1:]) > MAX_VALUE_BYTES:
-        raise PeerLostError("a reply has no valid length")
-    return int(line[1:])
+    """The length that a bulk string's first line announces; None for other replies and for nothing ($-1).
 
-
-def _encoded(words: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
-    """A command as parts to send; large words are not copied."""
-    parts: list[bytes | memoryview] = []
-    text = b"*%d\r\n" % len(words)
-    for word in words:
-        text += b"$%d\r\n" % len(word)
-        if isinstance(word, bytes):
-            text += word + b"\r\n"
-        else:
-            parts += (text, word)
-            text = b"\r\n"
-    return [*parts, text]
+    Raises:
+        PeerLostError: no value has such a length.
+    """
+    try:
+        length = resp_client.bulk_length(line)
+    except ProtocolError as error:
+        raise PeerLostError(str(error)) from None
+    if length is not None and length > MAX_VALUE_BYTES:
+        raise PeerLostError(f"sent {line!r}, longer than a value can be")
+    return length

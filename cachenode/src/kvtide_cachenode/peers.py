@@ -142,7 +142,7 @@ class Peers:
         for password in (self._password.value, self._password.former):
             if password is not None:
                 link.send(b"AUTH", password)
-                if await link.small() == b"+OK":
+                if await link.reply() == b"OK":
                     return
         raise PeerLostError(f"{address[0]}:{address[1]} refuses our password")
 

@@ -22,6 +22,7 @@ from kvtide_cachenode.cluster.topology import NOBODY, Node
 from kvtide_cachenode.peer_link import PeerLink, PeerLostError
 from kvtide_cachenode.peers import Peers
 from kvtide_cachenode.store import CapacityError, Entry, Store, TieredStore
+from kvtide_cachenode.wire.resp_client import Refused, Reply
 
 # Entries on their way at once to one target, each on a link of its own, so that reading, sending and storing
 # overlap.
@@ -149,27 +150,27 @@ class SlotMover:
         if entry is None:
             if doubtful is not None:  # deleted here since then
                 link.send(b"DEL", key)
-                await link.small()
+                await link.reply()
             return True
         self._doubtful[key] = entry
         options = (b"NX",) if doubtful is None or doubtful is entry else ()
         answer = await self._deliver(link, entry, options)
         del self._doubtful[key]
-        if answer[:1] == b"-":
+        if isinstance(answer, Refused):
             return False
         self._moved.sent += 1
         self._moved.sent_bytes += entry.length
         self._store.forget(key)
         return True
 
-    async def _deliver(self, link: PeerLink, entry: Entry, options: tuple[bytes, ...]) -> bytes:
+    async def _deliver(self, link: PeerLink, entry: Entry, options: tuple[bytes, ...]) -> Reply:
         if entry.inline is not None:
             link.send(b"SET", entry.key, entry.inline, *options)
-            return await link.small()
+            return await link.reply()
         value = self._store.pin(entry)
         try:
             link.send(b"SET", entry.key, value, *options)
-            return await link.small()
+            return await link.reply()
         except BaseException:
             link.close()
             await link.gone.wait()  # until then the value may still be on its way out

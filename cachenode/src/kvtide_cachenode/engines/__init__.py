@@ -2,7 +2,7 @@
 
     vllm_connector ─► vllm_scheduler ─► lookup, trace_reporter ─┐
                  │          └─► request_state, namespace ─► adapter_files, model_digest
-                 └──► vllm_worker ─► loading, storing ──────────┼─► node_set ─► resp_client
+                 └──► vllm_worker ─► loading, storing ──────────┼─► node_set ─► node_connection
                           └─► block_layout, adapter_files       └─► container, block_keys
     sglang_hicache ─► lookup, loading, storing, sglang_names ─► model_digest
 

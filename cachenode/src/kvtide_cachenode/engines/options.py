@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from kvtide_cachenode.engines.resp_client import Credentials
+from kvtide_cachenode.engines.node_connection import Credentials
 from kvtide_cachenode.quantity import parse_quantity
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]

@@ -23,7 +23,7 @@ from kvtide_operator.probe.validation import (
     simulated,
     trace_of,
 )
-from kvtide_operator.replay.connection import AccessError, PeerError
+from kvtide_operator.replay.target_connection import AccessError, PeerError
 from kvtide_operator.simulate.engine_profile import ProfileError, ProfileFile, parse_profile
 from kvtide_operator.simulate.errors import SimulationError
 from kvtide_operator.simulate.step_fit import FitError, slower

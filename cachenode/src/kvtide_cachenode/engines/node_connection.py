@@ -11,14 +11,14 @@ import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
+
+from kvtide_cachenode.wire.resp_client import ProtocolError, Reading, Refused, Reply, ReplyReader, encode
+
+T = TypeVar("T")
 
 RECEIVE_BYTES: Final = 64 * 1024
 MAX_LINE_BYTES: Final = 16 * 1024
-MAX_ELEMENTS: Final = 65_536  # of an array: CLUSTER SLOTS has one for each range
-MAX_DEPTH: Final = 8
-MAX_REPLY_PARTS: Final = 200_000  # of all arrays in one reply together
-MAX_COLLECTED_BYTES: Final = 64 * 1024  # of a bulk string that nobody gave memory for
 MAX_BUFFERS: Final = 512  # of one sendmsg; Linux takes 1,024
 
 Address = tuple[str, int]
@@ -26,13 +26,6 @@ Address = tuple[str, int]
 
 class NodeError(Exception):
     """The node cannot be reached, was silent too long or does not speak RESP."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """An error reply; the connection is as good as before."""
-
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +41,7 @@ class Credentials:
     repeats: bool = False
 
 
-Reply = int | bytes | None | Refused | list["Reply"]
-
-
-def encode(*arguments: bytes) -> bytes:
-    """A command as RESP sends it."""
-    parts = [b"*%d\r\n" % len(arguments)]
-    parts += [b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in arguments]
-    return b"".join(parts)
-
-
-def encode_set(key: bytes, value_bytes: int) -> bytes:
-    """The beginning of SET, up to the value; the value and CRLF follow."""
-    return b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(key), key, value_bytes)
-
-
-class Connection:
+class NodeConnection:
     """An open, authenticated connection.
 
     Raises:
@@ -71,9 +49,7 @@ class Connection:
     """
 
     def __init__(self, address: Address, credentials: Credentials, deadline_s: float) -> None:
-        self._buffer = bytearray(RECEIVE_BYTES)
-        self._start = self._end = 0
-        self._parts = 0
+        self._replies = ReplyReader(RECEIVE_BYTES, MAX_LINE_BYTES)
         try:
             self._socket = socket.create_connection(address, _left(deadline_s))
         # A name or a port that cannot be: some node has told us of it.
@@ -136,36 +112,13 @@ class Connection:
         except OSError as error:
             raise NodeError(f"not sent: {error}") from None
 
-    def read(self, deadline_s: float, depth: int = 0) -> Reply:
+    def read(self, deadline_s: float) -> Reply:
         """The next reply.
 
         Raises:
             NodeError: none came by the deadline, or it breaks the protocol.
         """
-        line = self._line(deadline_s)
-        self._parts = self._parts + 1 if depth else 0
-        kind, text = line[:1], line[1:]
-        if kind == b"+":
-            return text
-        if kind == b"-":
-            return Refused(text.decode(errors="replace"))
-        if kind == b":":
-            return _number(text)
-        if kind == b"$":
-            length = _number(text)
-            if length < 0:
-                return None
-            if length > MAX_COLLECTED_BYTES:
-                raise NodeError(f"sent {length} bytes where a short string belongs")
-            value = bytearray(length)
-            self._fill(memoryview(value), deadline_s)
-            return bytes(value)
-        if kind == b"*":
-            count = _number(text)
-            if count > MAX_ELEMENTS or depth > MAX_DEPTH or self._parts > MAX_REPLY_PARTS:
-                raise NodeError(f"sent an array of {count} elements at depth {depth}")
-            return [self.read(deadline_s, depth + 1) for _ in range(count)]
-        raise NodeError(f"sent {line[:16]!r}, which is no RESP reply")
+        return self._run(self._replies.reply(), deadline_s)
 
     def read_value(self, memory: memoryview, deadline_s: float) -> int | Refused | None:
         """The reply to a GET: how many bytes came into ``memory``, None where there is no such key.
@@ -173,45 +126,19 @@ class Connection:
         Raises:
             NodeError: as `read`; also for a value that does not fit.
         """
-        line = self._line(deadline_s)
-        if line[:1] == b"-":
-            return Refused(line[1:].decode(errors="replace"))
-        length = _number(line[1:]) if line[:1] == b"$" else len(memory) + 1
-        if length < 0:
-            return None
-        if length > len(memory):
-            raise NodeError(f"sent {line[:16]!r} where a value of at most {len(memory)} bytes belongs")
-        self._fill(memory[:length], deadline_s)
-        return length
+        return self._run(self._replies.value_into(memory), deadline_s)
 
-    def _fill(self, memory: memoryview, deadline_s: float) -> None:
-        """Receive ``memory`` and the CRLF behind it."""
-        here = min(len(memory), self._end - self._start)
-        memory[:here] = memoryview(self._buffer)[self._start : self._start + here]
-        self._start += here
-        while here < len(memory):
-            here += self._receive(memory[here:], deadline_s, socket.MSG_WAITALL)
-        while self._end - self._start < 2:
-            self._more(deadline_s)
-        if self._buffer[self._start : self._start + 2] != b"\r\n":
-            raise NodeError("sent a value without its end")
-        self._start += 2
-
-    def _line(self, deadline_s: float) -> bytes:
-        while (end := self._buffer.find(b"\r\n", self._start, self._end)) < 0:
-            if self._end - self._start > MAX_LINE_BYTES:
-                raise NodeError(f"sent a line of more than {MAX_LINE_BYTES} bytes")
-            self._more(deadline_s)
-        line = bytes(self._buffer[self._start : end])
-        self._start = end + 2
-        return line
-
-    def _more(self, deadline_s: float) -> None:
-        if self._start:
-            kept = self._end - self._start
-            self._buffer[:kept] = self._buffer[self._start : self._end]
-            self._start, self._end = 0, kept
-        self._end += self._receive(memoryview(self._buffer)[self._end :], deadline_s)
+    def _run(self, reading: Reading[T], deadline_s: float) -> T:
+        try:
+            wanted = next(reading)
+            while True:
+                flags = socket.MSG_WAITALL if wanted.whole else 0
+                wanted = reading.send(self._receive(wanted.memory, deadline_s, flags))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        except ProtocolError as error:
+            raise NodeError(str(error)) from None
 
     def _send(self, buffers: Sequence[memoryview], deadline_s: float) -> int:
         if isinstance(self._socket, ssl.SSLSocket):  # has no sendmsg
@@ -252,10 +179,3 @@ def _left(deadline_s: float) -> float:
     if left_s <= 0:
         raise NodeError("the deadline has passed")
     return left_s
-
-
-def _number(text: bytes) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise NodeError(f"sent {text[:16]!r} where a number belongs") from None

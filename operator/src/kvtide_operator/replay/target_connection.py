@@ -4,8 +4,25 @@ import asyncio
 from collections.abc import Iterable
 from typing import Self, cast
 
-from kvtide_operator.replay.reply import Check, ProtocolError, ReplyReader, Scalar, ServerError
+from kvtide_cachenode.wire.resp_client import (
+    Check,
+    Compared,
+    ProtocolError,
+    Reading,
+    Refused,
+    Reply,
+    ReplyReader,
+    encode,
+)
 from kvtide_operator.replay.targets import Target
+
+RECEIVE_BYTES = 256 * 1024
+"""Most bytes read at once. Small enough to be compared while still in a core's own cache."""
+
+LINE_BYTES = 16 * 1024
+"""Most bytes of a line of a reply."""
+
+Answer = Reply | Compared
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 5.0
@@ -20,20 +37,15 @@ class AccessError(Exception):
     """The target answers and does not let us in; trying again is of no use."""
 
 
-def encode(*arguments: bytes) -> bytes:
-    """A command as RESP sends it: an array of bulk strings."""
-    parts = [b"*%d\r\n" % len(arguments)]
-    parts += [b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in arguments]
-    return b"".join(parts)
-
-
-class Connection(asyncio.BufferedProtocol):
+class TargetConnection(asyncio.BufferedProtocol):
     """An open connection. Use `open_to` to make one."""
 
     def __init__(self) -> None:
-        self._reader = ReplyReader()
+        self._replies = ReplyReader(RECEIVE_BYTES, LINE_BYTES)
+        self._reading: Reading[Answer] | None = None
+        self._into = self._replies.free()  # where the next bytes belong
         self._transport: asyncio.Transport | None = None
-        self._waiter: asyncio.Future[list[Scalar]] | None = None
+        self._waiter: asyncio.Future[Answer] | None = None
         self._why_lost = "closed the connection"
         self.is_kvtide = False
 
@@ -64,38 +76,39 @@ class Connection(asyncio.BufferedProtocol):
         if target.password is not None:
             user = () if target.username is None else (target.username.encode(),)
             reply = await self.ask([encode(b"AUTH", *user, target.password.encode())])
-            if isinstance(reply, ServerError):
+            if isinstance(reply, Refused):
                 raise AccessError(reply.text)
         # HELLO without a version changes nothing and names the server; servers before Redis 6 do not know it.
-        fields = await self._exchange([encode(b"HELLO")], None)
-        match fields:
-            case [ServerError(text=text)] if text.startswith("NOAUTH"):
+        match await self._exchange([encode(b"HELLO")]):
+            case Refused(text=text) if text.startswith("NOAUTH"):
                 raise AccessError(text)
-        self.is_kvtide = fields[:2] == [b"server", b"kvtide"]
+            case [b"server", b"kvtide", *_]:
+                self.is_kvtide = True
 
     @property
     def is_open(self) -> bool:
         """Whether commands can be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
-    async def ask(self, command: Iterable[bytes | memoryview], check: Check | None = None) -> Scalar:
-        """Send one encoded command, given in parts, and wait for its reply.
+    async def ask(self, command: Iterable[bytes | memoryview], check: Check | None = None) -> Answer:
+        """Send one encoded command, given in parts, and wait for its reply; ``check`` is for its value.
 
         Raises:
             PeerError: no whole reply came within ``REPLY_TIMEOUT_S``, or it was none to such a
                 command; the connection is closed.
         """
-        scalars = await self._exchange(command, check)
-        if len(scalars) != 1:
+        answer = await self._exchange(command, check)
+        if isinstance(answer, list):
             self.close()
             raise PeerError("sent an array where one value belongs")
-        return scalars[0]
+        return answer
 
-    async def _exchange(self, command: Iterable[bytes | memoryview], check: Check | None) -> list[Scalar]:
+    async def _exchange(self, command: Iterable[bytes | memoryview], check: Check | None = None) -> Answer:
         if self._transport is None or self._transport.is_closing():
             raise PeerError(self._why_lost)
         assert self._waiter is None
-        self._reader.expect(check)
+        self._reading = self._replies.reply() if check is None else self._replies.compared(check)
+        self._into = next(self._reading).memory
         self._waiter = asyncio.get_running_loop().create_future()
         self._transport.writelines(command)
         try:
@@ -122,18 +135,29 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Asyncio's: where to read into."""
-        return self._reader.free()
+        return self._into
 
     def buffer_updated(self, nbytes: int) -> None:
         """Asyncio's: bytes have come."""
         try:
-            finished = self._reader.received(nbytes)
+            if self._reading is None:
+                raise ProtocolError("sent bytes that no command asked for")
+            self._into = self._reading.send(nbytes).memory
+        except StopIteration as end:
+            self._finish(end.value)
         except ProtocolError as error:
-            self._why_lost = f"sent {error}"
-            self.close()
-            return
-        if finished and self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(self._reader.scalars)
+            self._give_up(str(error))
+
+    def _finish(self, answer: Answer) -> None:
+        self._reading, self._into = None, self._replies.free()
+        if not self._replies.is_empty:
+            self._give_up("sent bytes that no command asked for")
+        elif self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(answer)
+
+    def _give_up(self, why: str) -> None:
+        self._why_lost = why
+        self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio's: the connection is gone."""
