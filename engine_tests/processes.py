@@ -216,7 +216,7 @@ class Engine:
         extra |= {"load_timeout_s": PATIENCE_S, "lookup_timeout_s": PATIENCE_S, "load_threads": 2}
         transfer = {
             "kv_connector": "KvtideConnector",
-            "kv_connector_module_path": "kvtide_cachenode.engines.vllm_connector",
+            "kv_connector_module_path": "kvtide_cachenode.engines.vllm.connector",
             "kv_role": "kv_both",
             "kv_load_failure_policy": "recompute",
             "kv_connector_extra_config": extra | (connector or {}),

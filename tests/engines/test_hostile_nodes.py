@@ -9,7 +9,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvtide_cachenode.access_trace import EngineLine
+from kvtide_cachenode.access_trace.ring import EngineLine
 from kvtide_cachenode.engines import node_set as node_set_module
 from kvtide_cachenode.engines.block_keys import BlockName, names
 from kvtide_cachenode.engines.container import (

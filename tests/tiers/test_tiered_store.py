@@ -15,11 +15,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from kvtide_cachenode.contract.sizing import SSD_ENTRY_BYTES
+from kvtide_cachenode.control.tiers import tier_status
 from kvtide_cachenode.eviction import make_policy
-from kvtide_cachenode.sizing import SSD_ENTRY_BYTES
 from kvtide_cachenode.store import CapacityError, SsdLog, StreamBrokenError, TieredStore
 from kvtide_cachenode.store.ssd.files import Directory, Files, SsdLogError
-from kvtide_cachenode.tiers import tier_status
 
 from .conftest import MI, open_tiered
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final
 
-from kvtide_cachenode.client import NodeClient
-from kvtide_cachenode.messages import NodeStatus
+from kvtide_cachenode.contract.client import NodeClient
+from kvtide_cachenode.contract.messages import NodeStatus
 from kvtide_cachenode.wire.resp_client import encode
 from kvtide_operator.probe.engine import Answer, Engine
 from kvtide_operator.replay.target_connection import TargetConnection

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kvtide_cachenode.client import NodeError
-from kvtide_cachenode.messages import TierStatus
+from kvtide_cachenode.contract.client import NodeError
+from kvtide_cachenode.contract.messages import TierStatus
 from kvtide_operator.probe.bench import Bench, Setup, ValidationError, measured_node
 from kvtide_operator.probe.conversations import (
     TURN_TOKENS,
