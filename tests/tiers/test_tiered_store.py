@@ -289,6 +289,32 @@ async def test_a_value_too_large_for_dram_is_streamed(tmp_path: Path) -> None:
     await store.close(0)
 
 
+def fill_with_others(store: TieredStore) -> None:
+    """From now on something beside the entries takes all of DRAM."""
+    store.charge_beside("others", store.capacity_bytes)
+    while len(store):
+        store.shrink(MI)
+
+
+@pytest.mark.parametrize("length", [500, 100_000])
+async def test_a_value_that_comes_up_and_finds_no_room_is_no_miss(tmp_path: Path, length: int) -> None:
+    store = await open_tiered(tmp_path, 8 * MI)
+    store.put(b"0", block(0, length))
+    for number in range(1, 100):
+        store.put(b"%d" % number, block(number))
+        await quiet(store)
+    assert store.below(b"0")
+    fill_with_others(store)
+    for _ in range(3):
+        with pytest.raises(CapacityError, match="no room in DRAM"):
+            await store.fetch(b"0")
+        assert await value_of(store, b"0") == block(0, length)
+    store.charge_beside("others", 0)
+    assert store.value(await store.fetch(b"0")) == block(0, length)
+    assert store.counters.get_misses == 0
+    await store.close(0)
+
+
 class FailingFiles(Files):
     """Files whose transfers fail while ``broken`` says so."""
 

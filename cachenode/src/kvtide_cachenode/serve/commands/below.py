@@ -103,11 +103,14 @@ def in_dram(session: Session, request: Request, then: Callable[[], None]) -> Non
 
 async def _fetched(session: Session, request: Request) -> None:
     """Run the command anew, from its routing on: meanwhile its key may have gone to another node."""
-    words = request.words
+    words, store = request.words, _tiered(session)
     try:
-        await _tiered(session).fetch(words[1])
+        await store.fetch(words[1])
     except CapacityError as error:
         session.fail(str(error), "OOM")
+        return
+    if store.below(words[1]):  # it would be fetched again, and again
+        session.fail("the value is on the SSD, which cannot be read now: try again")
         return
     run(session, TABLE[words[0].upper()], request)
 
