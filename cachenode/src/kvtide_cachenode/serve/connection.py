@@ -24,6 +24,9 @@ PAGE_BITS = 12
 # after every 16 of them.
 SLICE_S = 0.005
 LOOK_MASK = 15
+# While a command waits for the SSD, so many behind it have their values read, too.
+READ_AHEAD = 8
+READS_VALUE = frozenset((b"GET", b"get", b"MGET", b"mget", b"GETDEL", b"getdel"))
 
 
 class Connection:
@@ -239,6 +242,12 @@ class Connection:
         self._later_since_s, self._answered_bytes = time.monotonic(), self.session.replied_bytes
         self._answering = self._loop.create_task(work)
         self._answering.add_done_callback(partial(self._answered, request))
+        self.session.node.store.read_ahead(self._wanted_next())
+
+    def _wanted_next(self) -> list[bytes]:
+        """Keys whose values the commands behind the one under way ask for."""
+        behind = self._requests.ahead(READ_AHEAD)
+        return [words[1] for words in behind if words[0] in READS_VALUE and len(words) > 1]
 
     def _answered(self, request: Request | None, done: "asyncio.Task[object]") -> None:
         """The reply of the command that took its time is queued: go on behind it."""

@@ -69,6 +69,9 @@ class LmConnection(Connection):
         if not session.out:
             self.close()
 
+    def _wanted_next(self) -> list[bytes]:
+        return []  # clients send one command at a time
+
     def _execute(self, event: lm.Event) -> Request:
         """Do what an event asks for; the request that it was, with what nobody took of it."""
         request = Request([])
