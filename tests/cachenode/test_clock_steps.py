@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from tests.cachenode.raw_client import talk, until
 
-from kvtide_cachenode.access_trace import Inferred
-from kvtide_cachenode.clock import steady_clock
-from kvtide_cachenode.opening import StoreOptions, open_store
-from kvtide_cachenode.state import StateFile
+from kvtide_cachenode.access_trace.ring import Inferred
+from kvtide_cachenode.control.opening import StoreOptions, open_store
+from kvtide_cachenode.control.state import StateFile
+from kvtide_cachenode.process.clock import steady_clock
 from kvtide_cachenode.store import SsdLog, TieredStore
 from kvtide_cachenode.store.ssd import Stored
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from tests.cachenode.raw_client import encoded, talk, until
 
-from kvtide_cachenode.connection import Connection
 from kvtide_cachenode.eviction import make_policy
-from kvtide_cachenode.garbage import FEW_ENTRIES, search_all, search_young_only
-from kvtide_cachenode.lm_connection import LmConnection
-from kvtide_cachenode.server import DataServer
+from kvtide_cachenode.process.garbage import FEW_ENTRIES, search_all, search_young_only
+from kvtide_cachenode.serve.connection import Connection
+from kvtide_cachenode.serve.lm_connection import LmConnection
+from kvtide_cachenode.serve.server import DataServer
 from kvtide_cachenode.store import Store
 
 MI = 1024 * 1024

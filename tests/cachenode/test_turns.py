@@ -8,12 +8,12 @@ from typing import Any
 
 from tests.cachenode.raw_client import encoded, said, talk, until
 
-from kvtide_cachenode import commands, connection
-from kvtide_cachenode.commands import TABLE
-from kvtide_cachenode.commands.transaction import MAX_KEYS
-from kvtide_cachenode.request import Request
-from kvtide_cachenode.session import Session
-from kvtide_cachenode.turns import TURN_S, Turns
+from kvtide_cachenode.process.turns import TURN_S, Turns
+from kvtide_cachenode.serve import commands, connection
+from kvtide_cachenode.serve.commands import TABLE
+from kvtide_cachenode.serve.commands.transaction import MAX_KEYS
+from kvtide_cachenode.serve.request import Request
+from kvtide_cachenode.serve.session import Session
 
 # What one piece of work takes by the tests' clock.
 PIECE_S = TURN_S / 50
