@@ -243,11 +243,15 @@ class Connection:
         """Begin the work that queues the reply of ``request``; until it ends nothing else is executed."""
         work, self.session.later = self.session.later, None
         assert work is not None, "something to do"
+        try:
+            self.session.node.store.read_ahead(self._wanted_next())
+        except BaseException:
+            work.close()
+            raise
         self._pause()
         self._later_since_s, self._answered_bytes = time.monotonic(), self.session.replied_bytes
         self._answering = self._loop.create_task(work)
         self._answering.add_done_callback(partial(self._answered, request))
-        self.session.node.store.read_ahead(self._wanted_next())
 
     def _wanted_next(self) -> list[bytes]:
         """Keys whose values the commands behind the one under way ask for."""
