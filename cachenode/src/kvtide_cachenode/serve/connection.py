@@ -208,7 +208,7 @@ class Connection:
                     request.release(session.node.store)
                 if len(request.words) > FREED_WORDS:
                     self._free(request.words)
-                if not executed & look and self._turns.over() and parser.has_more:
+                if not executed & look and parser.has_more and self._turns.over():
                     self._pause()
                     self._turns.after(self._resume)
                     return
