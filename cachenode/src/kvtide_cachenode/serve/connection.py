@@ -15,10 +15,12 @@ from kvtide_cachenode.serve.sending import linger, send
 from kvtide_cachenode.serve.session import ReplyCutError, Session
 from kvtide_cachenode.wire import replies
 from kvtide_cachenode.wire.events import Announced, Broken, Landed, Parser
-from kvtide_cachenode.wire.resp import RequestParser
+from kvtide_cachenode.wire.resp import BUFFER_BYTES, RequestParser
 
 # Receives per turn of the loop; with the parser's limits one connection takes at most two megabytes a turn.
 RECEIVES_PER_TURN = 2
+# Of commands, where the turn is over: what is taken in is split at once, also for the last of many clients.
+LITTLE_BYTES = 4096
 PAGE_BITS = 12
 # Of many commands in a row, after every 16 it is looked whether it is others' turn; after each, where it was
 # before the first.
@@ -140,6 +142,8 @@ class Connection:
         commands = session.node.commands_total
         for _ in range(RECEIVES_PER_TURN):
             buffers = parser.buffers()
+            if len(buffers[0]) <= BUFFER_BYTES and self._turns.spent():
+                buffers = [buffers[0][:LITTLE_BYTES]]
             try:
                 if len(buffers) == 1:
                     count = self._socket.recv_into(buffers[0])

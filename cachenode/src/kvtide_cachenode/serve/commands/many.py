@@ -53,6 +53,7 @@ def run(session: Session, command: Command, request: Request) -> None:
 
 async def _run_in_parts(session: Session, command: Command, request: Request) -> None:
     """Run a command of many keys, and queue its one reply."""
+    await session.share()  # many may come at once
     view = session.node.cluster.view
     if view is not None and session.caller.kind is Kind.AWARE:
         redirect = await _redirect(session, command, request, view)

@@ -79,9 +79,10 @@ def queue(session: Session, transaction: Transaction, described: Command, reques
 async def _run(session: Session, transaction: Transaction) -> None:
     turns = session.node.turns
     session.transaction = None
-    session.in_exec = True
-    session.reply(b"*%d\r\n" % len(transaction.queued))
     try:
+        await turns.share()  # many may come at once
+        session.in_exec = True
+        session.reply(b"*%d\r\n" % len(transaction.queued))
         for name, request in transaction.queued:
             described = TABLE[name]
             run(session, described, request)
