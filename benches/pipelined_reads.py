@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,9 @@ from benches.node_process import MI, node_process, table
 from benches.resp_stream import Client, request
 
 from kvtide_cachenode.contract.quantity import format_quantity, parse_quantity
+
+Way = tuple[Callable[[list[bytes]], bytes], int]
+"""Encodes the reading of a batch of keys; and bytes of the answer."""
 
 TOGETHER: Final = 8
 AT_MOST: Final = 1.2
@@ -56,7 +60,7 @@ def measure(size: int, rounds: int, directory: Path) -> dict[str, Any]:
     keys = [b"key-%06d" % at for at in range(count)]
     batches = [keys[at : at + TOGETHER] for at in range(0, count, TOGETHER)]
     one = len(b"$%d\r\n" % size) + size + 2
-    ways = {
+    ways: dict[str, Way] = {
         "mget": (lambda batch: request(b"MGET", *batch), len(b"*%d\r\n" % TOGETHER) + TOGETHER * one),
         "gets": (lambda batch: b"".join(request(b"GET", key) for key in batch), TOGETHER * one),
     }
@@ -66,7 +70,8 @@ def measure(size: int, rounds: int, directory: Path) -> dict[str, Any]:
             client = Client(node.port)
             fill(client, keys, value)
             before = node.status()["counters"]["promoted"]
-            at, ratios, medians = 0, [], {name: [] for name in ways}
+            at, ratios = 0, []
+            medians: dict[str, list[float]] = {name: [] for name in ways}
             for round_ in range(rounds):
                 spent = dict.fromkeys(ways, 0.0)
                 for name in sorted(ways, reverse=bool(round_ % 2)):

@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benches.lean_client import DEPTH, KEYS, case, prepare
+from tests.ports import free_port
 
 from kvtide_cachenode.contract.quantity import parse_quantity
 
@@ -72,9 +73,7 @@ def node(dram: str) -> Iterator[int]:
 
 @contextmanager
 def redis() -> Iterator[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
