@@ -142,6 +142,10 @@ class Connection:
         commands = session.node.commands_total
         for _ in range(RECEIVES_PER_TURN):
             buffers = parser.buffers()
+            if not buffers:  # others have their turn before more is evicted for it
+                self._pause()
+                self._turns.after(self._resume)
+                break
             if len(buffers[0]) <= BUFFER_BYTES and self._turns.spent():
                 buffers = [buffers[0][:LITTLE_BYTES]]
             try:

@@ -1,6 +1,7 @@
 """The DRAM tier: a map from keys to bytes with a hard cap that counts everything."""
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -164,26 +165,30 @@ class Store(Room):
         self._hold(charge)
         return Reservation(self._arena.view(start, length), start, charge, granted)
 
-    def grow(self, reservation: Reservation, to_bytes: int) -> None:
+    def grow(self, reservation: Reservation, to_bytes: int, most_evicted: int = sys.maxsize) -> bool:
         """Make room for the first ``to_bytes`` of a value; evicts what must go for them.
+
+        False where that is not done after ``most_evicted`` entries: call again.
 
         Raises:
             CapacityError: they do not fit now. The reservation is as it was, and still to be given up.
         """
         length = len(reservation.memory)
         if length <= AT_ONCE_BYTES:
-            return
+            return True
         granted = extent_grant(length, to_bytes)
         more = granted - reservation.granted_bytes
         if more <= 0:
-            return
+            return True
         if self.used_bytes + more > self.capacity_bytes:
             whole = reservation.charge - reservation.granted_bytes + extent_bytes(length)
-            self._make_room(more, whole, length)
+            if not self._make_room(more, whole, length, most_evicted):
+                return False
         self._arena.grant(reservation.start, granted, self._arena_limit_bytes())
         self._hold(more)
         reservation.granted_bytes = granted
         reservation.charge += more
+        return True
 
     def reserve_whole(self, key: bytes, length: int) -> Reservation:
         """A reservation with room for all of a value.

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
-from kvtide_cachenode.wire.events import Announced, Broken, Command, Event, Grow, Landed, Place, grown
+from kvtide_cachenode.wire.events import Announced, Broken, Command, Event, Grow, Landed, Place, Room, grown
 from kvtide_cachenode.wire.headers import (
     COUNT_OF_HEADER,
     HEADER_OF_LENGTH,
@@ -140,13 +140,16 @@ class RequestParser:
         self._buffer = self._view.obj  # type: ignore[assignment]  # they are made of bytearrays
 
     def buffers(self) -> list[memoryview]:
-        """Where the next bytes go, in this order. Not to be called before all events are taken."""
+        """Where the next bytes go, in this order; none: nowhere yet. Called when all events are taken."""
         if self._state != _VALUE or self._landed == self._length:
             self._make_space()
             receive_bytes = min(self._receive_bytes, self._most_receive_bytes)
             return [self._view[self._end : self._end + receive_bytes]]
         missing = self._length - self._landed
-        if not self._grow(self._landed + min(missing, VALUE_RECEIVE_BYTES)):
+        room = self._grow(self._landed + min(missing, VALUE_RECEIVE_BYTES))
+        if room is Room.LATER:
+            return []
+        if room is Room.NEVER:
             self._memory, self._grow = None, grown
         if missing > VALUE_RECEIVE_BYTES:
             return [self._target(VALUE_RECEIVE_BYTES)]
