@@ -10,6 +10,7 @@ import asyncio
 import copy
 import json
 import random
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -88,6 +89,8 @@ class FakeApi:
             return _status(404, "the server could not find the requested resource")
         body = await request.text()
         said: Json = json.loads(body) if body else {}
+        if request.content_type.endswith("yaml") and re.search(r"\\ud[89ab]", body):
+            return _status(400, "yaml: found invalid Unicode character escape code")
         if not name:
             return self._create(plural, namespace, said) if said else self._list(plural, namespace, request)
         return self._one(request, (plural, namespace, name), subresource, said)

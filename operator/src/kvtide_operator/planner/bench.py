@@ -77,11 +77,19 @@ def check(manifest: Manifest) -> str | None:
         return str(error)
     spec = manifest.cache.spec
     block_bytes = found["kv_bytes_per_token"] * spec.model.block_tokens
+    block = f"a block of {spec.model.block_tokens} tokens of {spec.model.name} takes {block_bytes} bytes"
     if spec.dram.capacity.min < block_bytes:
         return (
-            f"a block of {spec.model.block_tokens} tokens of {spec.model.name} takes {block_bytes} bytes, "
-            f"more than the least DRAM; raise capacity.min of tier {spec.dram.name} or lower "
+            f"{block}, more than the least DRAM; raise capacity.min of tier {spec.dram.name} or lower "
             "model.blockTokens"
+        )
+    # Each GPU of an engine stores its own part of a block.
+    entry_bytes = block_bytes // found["profile"].gpus
+    nodes = spec.nodes.replicas.min
+    if spec.dram.capacity.min // nodes < entry_bytes:
+        return (
+            f"{block}, more than each of {nodes} nodes has of the least DRAM; raise capacity.min of tier "
+            f"{spec.dram.name}, or lower nodes.replicas.min or model.blockTokens"
         )
     return None
 

@@ -32,7 +32,7 @@ from kvtide_operator.decide.steps import Held, Pass, Refused, Step, Target
 from kvtide_operator.loop import Round
 from kvtide_operator.planner.bill import Bill
 from kvtide_operator.reconcile.access import Nodes
-from kvtide_operator.reconcile.declared import first_class, manifest_of, sentence_of, within
+from kvtide_operator.reconcile.declared import first_class, forbidden_file, manifest_of, sentence_of, within
 from kvtide_operator.reconcile.failures import Failure, stalled_status
 from kvtide_operator.reconcile.hands import Hands
 from kvtide_operator.reconcile.plans import Plans, why_no_plan
@@ -160,7 +160,7 @@ class LiveCache:
         try:
             classes = self.hands.store.every(TIER_CLASS)
             self.manifest, gone = manifest_of(self.key, cache, classes, self._classes)
-            self.unplannable = gone or self.hands.allowed.refusal(cache.spec)
+            self.unplannable = gone or forbidden_file(cache) or self.hands.allowed.refusal(cache.spec)
             world, done = await self._converge(self.manifest, world, now_s)
         except ManifestError as error:
             self.manifest = None
