@@ -60,7 +60,7 @@ class Capacity(Model):
             "capacity.step must be above 0; give for example 1Gi",
         ),
         rule(
-            "quantity(string(self.max)).compareTo(quantity('0')) <= 0 || "
+            "quantity(string(self.max)).compareTo(quantity('1Mi')) < 0 || "
             "quantity(string(self.step)).compareTo(quantity(string(self.max))) <= 0",
             _STEP_SAID,
         ),
@@ -85,7 +85,7 @@ class Capacity(Model):
             )
         if self.step <= 0:
             raise ValueError("capacity.step must be above 0; give for example 1Gi")
-        if 0 < self.max < self.step:
+        if 1 << 20 <= self.max < self.step:
             raise ValueError(_STEP_SAID)
         return self
 

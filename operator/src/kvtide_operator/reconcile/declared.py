@@ -1,5 +1,6 @@
 """What is declared of a cache: its spec and its classes, as far as a cluster can have them."""
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from kvtide_operator.api.manifest import Manifest, ManifestError, linked
 from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.steps import Target
-from kvtide_operator.world.kinds import CacheKey, Raw
+from kvtide_operator.world.kinds import CLASSES, CacheKey, Raw
 
 PROFILES: Final = Path("/etc/kvtide/profiles")
 """Where the operator's pod has the step times that caches may name."""
@@ -43,6 +44,18 @@ def manifest_of(
     gone = ", ".join(sorted(known.keys() - by_name.keys()))
     missing = f"TierClass {gone} is gone: sizes are kept, and nothing is planned until it is back"
     return replace(manifest, path=PROFILES / key.name, in_containers=True), missing if gone else None
+
+
+def remembered_classes(stateful_set: Raw | None) -> dict[str, TierClass]:
+    """The classes that the StatefulSet was last made for: what is known of those that are gone at a start."""
+    said = (stateful_set or {}).get("metadata", {}).get("annotations", {}).get(CLASSES, "{}")
+    try:
+        return {
+            name: TierClass.model_validate({"metadata": {"name": name}, "spec": spec})
+            for name, spec in json.loads(said).items()
+        }
+    except (ValueError, AttributeError):
+        return {}  # by another operator: then a class that is gone is not known
 
 
 def first_class(cache: TieredCache) -> str | None:
