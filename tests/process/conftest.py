@@ -84,6 +84,8 @@ class FakeApi:
                 request.transport.close()
                 return web.Response()
             return _status(fault[0], "a fault that the test asked for", fault[1])
+        if request.path == "/api/v1/query":
+            return _readings(request)
         plural, namespace, name, subresource = _parts(request.path)
         if plural in self.unknown:
             return _status(404, "the server could not find the requested resource")
@@ -161,6 +163,14 @@ class FakeApi:
         made["metadata"]["resourceVersion"] = str(self.version)
         self.objects[key] = made
         return made
+
+
+def _readings(request: web.Request) -> web.Response:
+    """What a Prometheus says of engines that are well: each reading that is asked for is a number."""
+    at_s = request.query["time"]
+    names = re.findall(r'"reading", "(\w+)"', request.query["query"]) or [""]
+    rows = [{"metric": {"reading": name}, "value": [float(at_s), at_s]} for name in names]
+    return web.json_response({"status": "success", "data": {"resultType": "vector", "result": rows}})
 
 
 def _field(raw: Json, path: str) -> str:

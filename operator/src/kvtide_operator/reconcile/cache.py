@@ -191,6 +191,10 @@ class LiveCache:
     async def round_failed(self, failure: Failure) -> None:
         """Say why the last round came to no end, until one does; the next pass writes it into the status."""
         self.round_failure = failure.sentence
+        await self.warn(failure)
+
+    async def warn(self, failure: Failure) -> None:
+        """An Event on what is wrong; the same one again is counted."""
         await self.hands.events.record(self._raw, failure.reason, failure.sentence, kind="Warning")
 
     async def close(self) -> None:
