@@ -5,7 +5,7 @@ Reading takes nothing away; what the ring dropped before it was read is counted 
 
 from collections import Counter, deque
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -20,7 +20,7 @@ BLOCK_ID_BYTES: Final = 40
 MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
 
 
-class Inferred(NamedTuple):
+class Inferred(msgspec.Struct, frozen=True, gc=False):
     """A request that the node put together: when it began, its blocks, how many of the first it hit."""
 
     began_ms: int
