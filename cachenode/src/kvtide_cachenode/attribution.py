@@ -1,6 +1,5 @@
 """Which request an access belongs to that does not go on with the last one of its kind. Pure."""
 
-from collections.abc import Sequence
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
@@ -10,6 +9,8 @@ from kvtide_cachenode.block_names import BlockNames
 from kvtide_cachenode.request_under_way import BEHIND, LOOSE, ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kvtide_cachenode.open_requests import OpenRequests
     from kvtide_cachenode.request_under_way import Parents, RequestUnderWay
     from kvtide_cachenode.trace_client import Client
@@ -65,7 +66,7 @@ class Attribution:
                 return self._follows(latest, block, parent, is_sure=is_sure)
             if parent is None:
                 self._parents.learn(block, ROOT)
-        before = self._parents.before(block)
+        before = [] if parent is None or parent < 0 else self._parents.before(block)
         if before and access is not STORE:  # an engine's own cache had these, or it was an error
             self._parents.learn(block, BEHIND)
         is_ambiguous = self.is_ambiguous(client, self._open.holding(block), access, code, block, now_s)
@@ -137,7 +138,7 @@ class Attribution:
         """Requests that are being looked up and that the block may belong to, the latest first."""
         if parent is not None and parent != BEHIND:
             return []
-        walking = []
+        own, others = [], []
         asks_on = code in self.asks_on
         for request in self._open.latest(MAX_WALKING):
             since_s = now_s - request.last_s
@@ -150,9 +151,15 @@ class Attribution:
             goes_on = not request.missed and request.has_done(code, len(request.blocks) - 1)
             if not goes_on and not (asks_on and since_s <= BATCH_S and client.request is not request):
                 continue
-            if request.accepts(block):
-                walking.append(request)
-        return [request for request in walking if client.host in request.hosts] or walking
+            if not request.accepts(block):
+                continue
+            if client.host not in request.hosts:
+                others.append(request)
+                continue
+            own.append(request)
+            if len(own) > 1 and (client.request in own or own[0].last_s - client.last_s > BATCH_S):
+                break  # what comes behind decides nothing
+        return own or others
 
     def _awaiting(self, client: "Client", code: int, block: int, now_s: float) -> "RequestUnderWay | None":
         """The request that a block which nobody looked up is stored for, as far as can be told.

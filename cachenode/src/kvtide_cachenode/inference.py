@@ -89,8 +89,9 @@ class Inference:
     ) -> bool:
         """Take several keys at once; False where they are to be taken one by one."""
         first_miss = len(hits) if all(hits) else hits.index(False)
-        if access is LOOK_UP and self._names.tells(keys[0]):
-            self._scattering.look_up(client, now_s, missed=first_miss < len(hits))
+        missed = first_miss < len(hits)
+        if access is LOOK_UP and (missed or self._scattering.watches) and self._names.tells(keys[0]):
+            self._scattering.look_up(client, now_s, missed=missed)
         before, blocks, version = self._repeated
         if version != self._parents.version or keys != before:
             known = self._known(keys)
@@ -123,10 +124,12 @@ class Inference:
         first = blocks[0]
         holding = self._open.holders.get(first, ())
         request = self._open.cursors.get((client.host, code))
-        if request is None or not (
-            request in holding[-1:] and request.lacks(access, code, request.place(first), now_s)
-        ):
-            request = self._attribution.lacking(client, holding, access, code, first, now_s)
+        at = -1 if request is None else request.place_in_books(first)
+        if request is None or at < 0 or not request.lacks(access, code, at, now_s):
+            is_again = request is not None and request in holding[-1:] and request.has_done(code, at)
+            request = None
+            if not is_again:
+                request = self._attribution.lacking(client, holding, access, code, first, now_s)
         if request is None:
             is_ambiguous = self._attribution.is_ambiguous(client, holding, access, code, first, now_s)
             request = self._open.begin_whole(client, blocks, code, now_s)
@@ -163,6 +166,20 @@ class Inference:
         if request is None:
             request = self._attribution.of(client, access, code, block, now_s)
             at = request.place(block)
+        self._take(request, client, access, code, block, at, hit, now_s)
+
+    def _take(
+        self,
+        request: RequestUnderWay,
+        client: Client,
+        access: Access,
+        code: int,
+        block: int,
+        at: int,
+        hit: bool,
+        now_s: float,
+    ) -> None:
+        """Add what was done to a block to a request; ``at`` is its place there, -1 to append it."""
         if at < 0:
             if (
                 request.missed

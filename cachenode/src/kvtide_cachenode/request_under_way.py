@@ -111,6 +111,12 @@ class RequestUnderWay:
             self.at = {block: at for at, block in enumerate(self.blocks)}
         return self.at.get(block, -1)
 
+    def place_in_books(self, block: int) -> int:
+        """Where a block is that is the first of its own chain, -1 if nowhere; makes no books for it."""
+        if self.blocks and self.blocks[0] == block:
+            return 0
+        return -1 if self.at is None else self.at.get(block, -1)
+
     def has_loads_to_come(self) -> bool:
         """Whether blocks were found and none was loaded yet."""
         return self.looked_up and self.hit_blocks > self.presumed and not self.is_loading
