@@ -178,15 +178,7 @@ class Attribution:
             for one in islice(reversed(self._open.missed), MAX_STORING)
             if code not in one.done and not one.has_loads_to_come() and one.accepts(block)
         ]
-        for request in reversed(waiting):
-            if client.host in request.hosts:
-                return request
-        if waiting:
-            return waiting[-1]
-        storing = [
-            one for one in self._open.latest(MAX_WALKING) if one.stored_ms is not None and one.accepts(block)
-        ]
-        return next((one for one in storing if client.host in one.hosts), storing[0] if storing else None)
+        return next((one for one in reversed(waiting) if client.host in one.hosts), None)
 
     def is_ambiguous(
         self,

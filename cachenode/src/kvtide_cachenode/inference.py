@@ -124,12 +124,14 @@ class Inference:
         first = blocks[0]
         holding = self._open.holders.get(first, ())
         request = self._open.cursors.get((client.host, code))
-        at = -1 if request is None else request.place_in_books(first)
-        if request is None or at < 0 or not request.lacks(access, code, at, now_s):
-            is_again = request is not None and request in holding[-1:] and request.has_done(code, at)
-            request = None
-            if not is_again:
+        if request is not None and request.blocks is blocks and holding[-1] is request:
+            request = None  # the same once more
+        elif holding:
+            at = -1 if request is None else request.place_in_books(first)
+            if request is None or at < 0 or not request.lacks(access, code, at, now_s):
                 request = self._attribution.lacking(client, holding, access, code, first, now_s)
+        else:
+            request = None
         if request is None:
             is_ambiguous = self._attribution.is_ambiguous(client, holding, access, code, first, now_s)
             request = self._open.begin_whole(client, blocks, code, now_s)
