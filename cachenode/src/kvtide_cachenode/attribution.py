@@ -87,7 +87,9 @@ class Attribution:
         continued = (
             one
             for one in self._open.holding(parent)[-MAX_STORING:]
-            if one not in holding and one.continues(access, code, parent, now_s)
+            if one not in holding
+            and (access is not LOOK_UP or client.host in one.hosts)
+            and one.continues(access, code, parent, now_s)
         )
         return max(continued, key=attrgetter("serial"), default=None)
 
@@ -102,6 +104,7 @@ class Attribution:
     ) -> "RequestUnderWay | None":
         """Of requests that have a block, the oldest that lacks this access, if possible of this host.
 
+        One host looks a request up, though another may load and store what is behind it.
         Those before one of this host that has done it have done it, too, or will not.
         """
         own = others = None
@@ -112,7 +115,7 @@ class Attribution:
             if done is not None and at < len(done) and done[at]:
                 if is_own:
                     break
-            elif one.lacks(access, code, at, now_s):
+            elif (is_own or access is not LOOK_UP) and one.lacks(access, code, at, now_s):
                 if is_own:
                     own = one
                 else:
@@ -144,9 +147,7 @@ class Attribution:
             since_s = now_s - request.last_s
             if since_s > WALK_GAP_S:
                 break
-            if request.stored_ms is not None or (
-                parent is None and access is LOOK_UP and request.loaded_behind_tip
-            ):
+            if request.stored_ms is not None or (access is LOOK_UP and request.loaded_behind_tip):
                 continue
             goes_on = not request.missed and request.has_done(code, len(request.blocks) - 1)
             if not goes_on and not (asks_on and since_s <= BATCH_S and client.request is not request):
@@ -154,7 +155,8 @@ class Attribution:
             if not request.accepts(block):
                 continue
             if client.host not in request.hosts:
-                others.append(request)
+                if access is not LOOK_UP:
+                    others.append(request)
                 continue
             own.append(request)
             if len(own) > 1 and (client.request in own or own[0].last_s - client.last_s > BATCH_S):

@@ -241,7 +241,10 @@ class Inference:
                 request.stored_ms = int(now_s * 1000)
         elif access is LOAD:
             request.is_loading = True
+            if not request.looked_up:
+                request.asked_s = now_s
         else:
             request.looked_up = True
+            request.asked_s = now_s
         if request.size_bytes != request.charged_bytes:
             self._open.charge(request)

@@ -3,7 +3,7 @@
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
-from kvtide_cachenode.access import LOAD, STORE, Access
+from kvtide_cachenode.access import LOAD, LOOK_UP, STORE, Access
 from kvtide_cachenode.access_trace import Inferred
 from kvtide_cachenode.trace_line import MAX_BLOCKS
 
@@ -68,7 +68,7 @@ class Parents:
 
 
 class RequestUnderWay:
-    """Its blocks in order, and what was done to which part of them.
+    """Its blocks in order, and what was done to which part of them; ``asked_s`` is when it was looked up last.
 
     ``done`` has a flag for each block, by part and access. Blocks at the beginning to which nothing was done
     are there because they precede the others; an engine's own cache may have had them.
@@ -89,8 +89,7 @@ class RequestUnderWay:
         self.blocks = blocks
         self.done: dict[int, bytearray] = {}
         self.hosts = {client.host}
-        self.began_ms = int(now_s * 1000)
-        self.last_s = now_s
+        self.began_s = self.asked_s = self.last_s = now_s
         self.size_bytes = REQUEST_BYTES + BLOCK_BYTES * len(blocks)
 
     def begin_again(self, serial: int, client: "Client", now_s: float) -> None:
@@ -99,9 +98,9 @@ class RequestUnderWay:
             self.other_client_s = self.last_s
         self.serial = serial
         self.client = client
-        self.began_ms = int(now_s * 1000)
+        self.began_s = self.asked_s = now_s
         if self.stored_ms is not None:
-            self.stored_ms = self.began_ms
+            self.stored_ms = int(now_s * 1000)
 
     def place(self, block: int) -> int:
         """Where a block is, -1 if nowhere."""
@@ -137,6 +136,8 @@ class RequestUnderWay:
             return False
         if at < self.presumed and now_s - self.last_s > TILES_S:
             return False
+        if access is LOOK_UP and self.is_loading and self.has_done(code + LOAD - LOOK_UP, at):
+            return False  # it is looked up before it is loaded
         # Another rank, or another request's block that could not be told from this one's, may have stored.
         return self.stored_ms is None or access is STORE or (access is LOAD and at < self.hit_blocks)
 
@@ -228,4 +229,9 @@ class RequestUnderWay:
             doubt = "connections"
         elif self.is_ambiguous:
             doubt = "ranks"
-        return Inferred(self.began_ms, blocks, hit_blocks, self.stored_ms, doubt)
+        began_ms = int(self.began_s * 1000)
+        began_us = int(self.began_s * 1e6) - began_ms * 1000
+        asked_us = began_us, began_us + max(0, int((self.asked_s - self.began_s) * 1e6))
+        return Inferred(
+            began_ms, blocks, hit_blocks, self.stored_ms, doubt, self.client.number, asked_us, self.missed
+        )

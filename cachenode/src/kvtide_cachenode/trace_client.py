@@ -1,6 +1,7 @@
 """A connection as inference sees it. Pure."""
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from kvtide_cachenode.access import Access
@@ -16,12 +17,14 @@ BATCH: Final = 64  # single keys: a millisecond's work at most
 class Client:
     """One connection, as far as requests are concerned: what it belonged to at last, and when.
 
-    ``host`` is where it comes from: one machine's engines are told apart from another's.
+    ``host`` is where it comes from: one machine's engines are told apart from another's. ``number`` stands for
+    it in trace lines, the same at each node.
     """
 
     def __init__(self, requests: "Inference", host: str = "") -> None:
         self._requests = requests
         self.host = host
+        self.number = int.from_bytes(blake2b(host.encode(), digest_size=4).digest()) >> 1 if host else None
         self.request: RequestUnderWay | None = None
         self.last_s = -1.0
         requests.clients += 1

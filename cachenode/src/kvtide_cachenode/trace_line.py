@@ -25,6 +25,7 @@ DOUBTS: Final[tuple[Doubt, ...]] = get_args(Doubt)
 
 BlockId = Annotated[int, Meta(ge=0, lt=2**53)]  # exact in every JSON reader
 Milliseconds = Annotated[int, Meta(ge=0, lt=2**53)]
+Microseconds = Annotated[int, Meta(ge=0, lt=2**53)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # what readers of traces keep in 32 bits
 
 
@@ -49,7 +50,10 @@ class TraceLine(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One line of the trace as it is exported, recorded and read.
 
     ``stored_at`` is when the first of its blocks was stored, which tells the parts of one request apart that
-    several nodes saw; ``unreliable`` is there where the line may be no request of its own.
+    several nodes saw; ``unreliable`` is there where the line may be no request of its own. ``client`` is a
+    number for the host that the accesses of an inferred line came from, and ``asked_us`` when it asked for the
+    first and for the last block, in microseconds after ``timestamp``. ``missed`` says whether a block that was
+    asked for was not there.
     """
 
     timestamp: Milliseconds
@@ -64,6 +68,9 @@ class TraceLine(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     local_hit_blocks: Count | None = None
     stored_at: Milliseconds | None = None
     unreliable: Doubt | None = None
+    client: Count | None = None
+    asked_us: tuple[Microseconds, Microseconds] | None = None
+    missed: bool | None = None
 
     def __post_init__(self) -> None:
         _check_hits(self.hit_blocks, self.local_hit_blocks)
