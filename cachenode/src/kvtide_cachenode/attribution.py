@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvtide_cachenode.access import LOOK_UP, STORE, Access
 from kvtide_cachenode.block_names import BlockNames
-from kvtide_cachenode.request_under_way import BEHIND, LOOSE, ROOT
+from kvtide_cachenode.request_under_way import BEHIND, LOAD_GAP_S, LOOSE, ROOT, WALK_GAP_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from kvtide_cachenode.request_under_way import Parents, RequestUnderWay
     from kvtide_cachenode.trace_client import Client
 
-WALK_GAP_S: Final = 0.1  # between two look-ups of one chain, where a block was never seen before
 BATCH_S: Final = 0.005  # within so long the parts of one look-up arrive that a client sends at once
 RANKS_S: Final = 1.0  # within so long, equal requests of clients without known ranks may be one
 BURST_S: Final = 1.0  # between two stores of one step of an engine
@@ -60,7 +59,7 @@ class Attribution:
             walking = self._walking(client, access, code, block, parent, now_s)
             if walking:
                 latest, *others = walking
-                is_sure = not others or latest.last_s - others[0].last_s > WALK_GAP_S
+                is_sure = not others or latest.last_s - others[0].last_s > LOAD_GAP_S
                 if client.request in others and latest.last_s - client.last_s <= BATCH_S:
                     latest = client.request
                 return self._follows(latest, block, parent, is_sure=is_sure)
@@ -143,9 +142,10 @@ class Attribution:
             return []
         own, others = [], []
         asks_on = code in self.asks_on
+        gap_s = WALK_GAP_S if access is LOOK_UP else LOAD_GAP_S
         for request in self._open.latest(MAX_WALKING):
             since_s = now_s - request.last_s
-            if since_s > WALK_GAP_S:
+            if since_s > gap_s:
                 break
             if request.stored_ms is not None or (access is LOOK_UP and request.loaded_behind_tip):
                 continue
@@ -170,7 +170,7 @@ class Attribution:
         stored nothing; else the one that stored last.
         """
         own, cursor = client.request, self._open.cursors.get((client.host, code))
-        for request, gap_s in ((own, WALK_GAP_S), (cursor, BURST_S)):
+        for request, gap_s in ((own, LOAD_GAP_S), (cursor, BURST_S)):
             if request is not None and request.is_open and code in request.done and request.accepts(block):
                 last_s = client.last_s if request is own else request.last_s
                 if now_s - last_s <= gap_s:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 LOOK_UP_GAP_S: Final = 5.0  # a request without an access for so long is complete …
 STORE_GAP_S: Final = 60.0  # … unless loads or stores are to come: the engine queues, and computes
-BLOCK_GAP_S: Final = 2.0  # between two look-ups of one chain that is known; loads may come in between
+WALK_GAP_S: Final = 0.03  # between two look-ups of one chain …
+LOAD_GAP_S: Final = 0.1  # … between two loads or stores, which take longer …
+BLOCK_GAP_S: Final = 2.0  # … and of a chain that is known, where loads come between look-ups
 TILES_S: Final = 0.05  # within so long a chain's beginning may follow its middle, through another connection
 KNOWN_PARENTS: Final = 24_576  # of each of two generations
 REQUEST_BYTES: Final = 1_024
@@ -147,11 +149,14 @@ class RequestUnderWay:
             return False
         if access is STORE:
             return (self.missed or self.stored_ms is not None) and self.place(parent) >= 0
+        if access is LOOK_UP and self.loaded_behind_tip:
+            return False
         return (
             self.blocks[-1] == parent
             and self.stored_ms is None
             and self.has_done(code, len(self.blocks) - 1)
-            and now_s - self.last_s <= BLOCK_GAP_S
+            and now_s - self.last_s
+            <= (WALK_GAP_S if access is LOOK_UP and not self.is_loading else BLOCK_GAP_S)
         )
 
     def goes_on(self, access: Access, code: int, block: int, parent: int | None) -> bool:

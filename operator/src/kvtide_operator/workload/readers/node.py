@@ -101,9 +101,7 @@ class NodeLines:
             doubt=np.array(
                 [DOUBTS.index(row.unreliable) + 1 if row.unreliable else _SURE for row in rows], dtype=np.int8
             ),
-            client=np.array(
-                [NOT_SAID if row.client is None else row.client for row in rows], dtype=np.int64
-            ),
+            client=np.array([NOT_SAID if row.client is None else row.client for row in rows], dtype=np.int64),
             asked_us=np.array([row.asked_us or (NOT_SAID, NOT_SAID) for row in rows], dtype=np.int64),
             missed=np.array([row.missed is not False for row in rows], dtype=np.bool_),
         )
