@@ -45,7 +45,7 @@ class Attribution:
         request = self._known(client, access, code, block, parent, now_s)
         if request is not None:
             return request
-        if parent is not None and parent >= 0 and self._is_loose(client, access, code, block, now_s):
+        if parent is not None and self._is_loose(client, access, code, block, parent, now_s):
             self._parents.learn(block, LOOSE)
             assert client.request is not None
             return client.request
@@ -121,18 +121,18 @@ class Attribution:
                     others = one
         return own or others
 
-    def _is_loose(self, client: "Client", access: Access, code: int, block: int, now_s: float) -> bool:
+    def _is_loose(
+        self, client: "Client", access: Access, code: int, block: int, parent: int, now_s: float
+    ) -> bool:
         """Whether a block arrived together with another before it than it is known to follow.
 
         That is no chain's: a client asks for keys in whatever order.
         """
         request = client.request
-        return (
-            access is not STORE
-            and client.last_s == now_s
-            and request is not None
-            and request.goes_on(access, code, block, None)
-        )
+        if access is STORE or client.last_s != now_s or request is None:
+            return False
+        is_other = parent >= 0 or (parent == ROOT and self._parents.of(request.blocks[-1]) == LOOSE)
+        return is_other and request.goes_on(access, code, block, None)
 
     def _walking(
         self, client: "Client", access: Access, code: int, block: int, parent: int | None, now_s: float

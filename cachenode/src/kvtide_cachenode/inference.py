@@ -122,10 +122,12 @@ class Inference:
     ) -> bool:
         """Take all blocks of a request; False where they are to be taken one by one."""
         first = blocks[0]
-        holding = self._open.holders.get(first, ())
+        holding: Sequence[RequestUnderWay] = self._open.holders.get(first, ())
         request = self._open.cursors.get((client.host, code))
         if request is not None and request.blocks is blocks and holding[-1] is request:
             request = None  # the same once more
+        elif request is not None and request.blocks == blocks[:1]:
+            return False  # it may begin again, and go on
         elif holding:
             at = -1 if request is None else request.place_in_books(first)
             if request is None or at < 0 or not request.lacks(access, code, at, now_s):

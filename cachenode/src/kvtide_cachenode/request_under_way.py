@@ -70,10 +70,11 @@ class Parents:
 
 
 class RequestUnderWay:
-    """Its blocks in order, and what was done to which part of them; ``asked_s`` is when it was looked up last.
+    """Its blocks in order, and what was done to which part of them.
 
     ``done`` has a flag for each block, by part and access. Blocks at the beginning to which nothing was done
-    are there because they precede the others; an engine's own cache may have had them.
+    are there because they precede the others; an engine's own cache may have had them. ``asked_s`` is when it
+    was looked up last.
     """
 
     # What most requests never change is not set in each.

@@ -17,8 +17,8 @@ BATCH: Final = 64  # single keys: a millisecond's work at most
 class Client:
     """One connection, as far as requests are concerned: what it belonged to at last, and when.
 
-    ``host`` is where it comes from: one machine's engines are told apart from another's. ``number`` stands for
-    it in trace lines, the same at each node.
+    ``host`` is where it comes from: one machine's engines are told apart from another's. ``number`` stands
+    for it in trace lines, the same at each node.
     """
 
     def __init__(self, requests: "Inference", host: str = "") -> None:

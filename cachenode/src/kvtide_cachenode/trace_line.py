@@ -49,11 +49,11 @@ class EngineLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 class TraceLine(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One line of the trace as it is exported, recorded and read.
 
-    ``stored_at`` is when the first of its blocks was stored, which tells the parts of one request apart that
-    several nodes saw; ``unreliable`` is there where the line may be no request of its own. ``client`` is a
-    number for the host that the accesses of an inferred line came from, and ``asked_us`` when it asked for the
-    first and for the last block, in microseconds after ``timestamp``. ``missed`` says whether a block that was
-    asked for was not there.
+    ``stored_at`` is when the first of its blocks was stored; ``unreliable`` is there where the line may be no
+    request of its own. By the following the parts of one request are known that several nodes saw: ``client``
+    is a number for the host that the accesses of an inferred line came from, ``asked_us`` is when it asked
+    for the first and the last block, in microseconds after ``timestamp``, and ``missed`` whether one of these
+    was not there.
     """
 
     timestamp: Milliseconds

@@ -58,8 +58,8 @@ def joined(lines: Sequence[TraceLine]) -> list[TraceLine]:
 
     A request's parts were looked up together, by one client, and each node tells one; the nearest in time
     belong together. What a client stored on one node without asking for it there belongs to the request of
-    which it had last begun to store what another node had missed. The joined line is the earliest part's, with
-    the blocks of all.
+    which it had begun to store what another node had missed, of several the latest. The joined line is the
+    earliest part's, with the blocks of all.
     """
     ordered = sorted(lines, key=_began_us)
     if len({line.boot_id for line in lines}) < 2:
