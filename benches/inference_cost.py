@@ -2,7 +2,7 @@
 
     python -m benches.inference_cost
 
-The clients' connections take turns. The trace line is included, the store and the wire are not; keys are fresh
+The connections take turns. The trace line is included, the store and the wire are not; keys are fresh
 objects, as from the wire.
 """
 
@@ -14,9 +14,9 @@ from typing import Final
 
 from benches.lean_client import KEYS, key
 
-from kvtide_cachenode.access_trace import TraceRing
-from kvtide_cachenode.inference import Access, Inference
-from kvtide_cachenode.trace_client import Client
+from kvtide_cachenode.access_trace.client import Client
+from kvtide_cachenode.access_trace.inference import Access, Inference
+from kvtide_cachenode.access_trace.ring import TraceRing
 
 ROUNDS = 6
 CONNECTIONS = 4

@@ -27,8 +27,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benches.lean_client import DEPTH, KEYS, case, prepare
+from tests.ports import free_port
 
-from kvtide_cachenode.quantity import parse_quantity
+from kvtide_cachenode.contract.quantity import parse_quantity
 
 FOLDER = Path(__file__).parent
 START_S = 15.0
@@ -72,9 +73,7 @@ def node(dram: str) -> Iterator[int]:
 
 @contextmanager
 def redis() -> Iterator[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+from tests.ports import free_port
 
 from e2e.kubectl import KubectlError, kubectl, until
 from e2e.packages import PROMETHEUS, need
@@ -51,9 +51,7 @@ async def prometheus(
         ],
     }
     (folder / "prometheus.yml").write_text(json.dumps(configuration))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     log = folder / "prometheus.log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(

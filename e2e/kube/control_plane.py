@@ -1,9 +1,10 @@
 """etcd, API server, controller manager, scheduler."""
 
-import socket
 import subprocess
 from dataclasses import dataclass
 from typing import Final, Self
+
+from tests.ports import free_port
 
 from e2e.kube import credentials, daemons
 from e2e.kube.places import (
@@ -35,13 +36,7 @@ class Addresses:
     @classmethod
     def on_loopback(cls) -> Self:
         """Free ports of this machine, for a control plane alone."""
-        sockets = [socket.socket() for _ in range(3)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        api, etcd, peer = (int(each.getsockname()[1]) for each in sockets)
-        for each in sockets:
-            each.close()
-        return cls("127.0.0.1", api, etcd, peer, None)
+        return cls("127.0.0.1", free_port(), free_port(), free_port(), None)
 
     @classmethod
     def of_node(cls) -> Self:

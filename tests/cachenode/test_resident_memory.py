@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from kvtide_cachenode.contract.sizing import PROCESS_BYTES
 from kvtide_cachenode.eviction import make_policy
-from kvtide_cachenode.heap import Heap
-from kvtide_cachenode.sizing import PROCESS_BYTES
+from kvtide_cachenode.process.heap import Heap
 from kvtide_cachenode.store import Store
 
 from .conftest import MI, Process

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 import pytest
 import redis
 
-from kvtide_cachenode import lm_connection
 from kvtide_cachenode.cluster.topology import Node as Member
-from kvtide_cachenode.commands.forward import ServeHere
 from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
-from kvtide_cachenode.server import DataServer
+from kvtide_cachenode.serve import lm_connection
+from kvtide_cachenode.serve.commands.forward import ServeHere
+from kvtide_cachenode.serve.server import DataServer
 from kvtide_cachenode.store import Store
 from kvtide_cachenode.wire import lm
 
@@ -151,16 +151,15 @@ def test_values_that_went_to_the_ssd_come_back(tmp_path):
     options = ("--dram", "8Mi", "--ssd", "256Mi", "--ssd-path", str(tmp_path))
     values = {b"k%d" % number: random.Random(number).randbytes(number * 30_011) for number in range(60)}
     with node(*options) as addresses, Client(addresses) as client:
-        for key, value in values.items():
-            client.put(key, value)
-            assert client.ask(3, key)[0] == 200
-            time.sleep(0.005)  # a client slower than a disk; what a busy disk still drops is not asserted
-        found = [client.ask(2, key) for key in values]
-    assert all(
-        code == 400 or value == wanted
-        for (code, _, value), wanted in zip(found, values.values(), strict=True)
-    )
-    assert sum(code == 200 for code, _, _ in found) > 20  # DRAM alone holds 10 to 20
+        for _ in range(20):  # what a busy disk does not take in time once more
+            missing = [key for key in values if client.ask(3, key)[0] != 200]
+            for key in missing:
+                client.put(key, values[key])
+                time.sleep(0.005)
+            if not missing:
+                break
+        found = [client.ask(2, key) for key in values]  # DRAM alone holds 10 to 20
+    assert [(code, value) for code, _, value in found] == [(200, value) for value in values.values()]
 
 
 async def test_a_value_whose_owner_names_this_node_is_stored_where_it_landed(monkeypatch):

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -15,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.ports import free_port
 
 CONFIG = """
 global: {{scrape_interval: 500ms, scrape_timeout: 500ms}}
@@ -101,9 +101,7 @@ def _prometheus(exporter: Exporter, names: tuple[str, ...], folder: Path) -> Ite
     target = "{}:{}".format(*exporter.server.server_address)
     jobs = "\n".join(JOB.format(name=name, target=target) for name in names)
     (folder / "prometheus.yml").write_text(CONFIG.format(jobs=jobs))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        listen = f"127.0.0.1:{free.getsockname()[1]}"
+    listen = f"127.0.0.1:{free_port()}"
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [

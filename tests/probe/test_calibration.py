@@ -6,7 +6,7 @@ from kvtide_operator.cli.engine.calibrate import profile_file
 from kvtide_operator.probe.calibration import calibrate
 from kvtide_operator.probe.engine import Engine, EngineError
 from kvtide_operator.simulate.engine_profile import parse_profile
-from kvtide_operator.simulate.step_fit import Step, fit_steps
+from kvtide_operator.simulate.step_fit import fit_steps
 from kvtide_operator.simulate.tabulate import to_json
 
 from .conftest import BLOCK_TOKENS, CHUNK_TOKENS, step_s
@@ -25,12 +25,18 @@ async def calibrated(url, seconds=6.0):
         return found, shown, await profile_file(engine, fit_steps(found.samples), "cpu", 1)
 
 
+def as_the_engine_says(found):
+    """Prefills take the known times; answers are made in real time, which a busy machine lengthens."""
+    prefills = [sample for sample in found.samples if not sample.steps[0].batch]
+    assert len(prefills) > 10
+    for sample in prefills:
+        known_s = sum(step_s(step.new, step.cached, 0) for step in sample.steps)
+        assert sample.seconds == pytest.approx(known_s, rel=1e-6)
+
+
 async def test_the_engines_prefill_times_are_found(stand_in):
     found, shown, file = await calibrated(stand_in.url)
-    fit = fit_steps(found.samples)
-    # Shorter steps are as short as those of answers, which a busy machine lengthens.
-    for new, cached in ((64, 0), (64, 128), (64, 200)):
-        assert fit.seconds([Step(new=new, cached=cached)]) == pytest.approx(step_s(new, cached, 0), rel=0.02)
+    as_the_engine_says(found)
     assert any(sample.steps[0].cached for sample in found.samples)
     assert {sample.steps[0].batch for sample in found.samples} == {0, 1, 2, 4}
     assert all(0 <= share <= 1 for share, _ in shown)
@@ -43,9 +49,7 @@ async def test_an_engine_that_caches_nothing_is_measured_too(stand_in):
     stand_in.caches = False
     found, _, _ = await calibrated(stand_in.url, 3.0)
     assert not any(sample.steps[0].cached for sample in found.samples)
-    assert fit_steps(found.samples).seconds([Step(new=64, cached=128)]) == pytest.approx(
-        step_s(64, 128, 0), rel=0.02
-    )
+    as_the_engine_says(found)
 
 
 async def test_an_engine_that_serves_others_is_refused(stand_in):

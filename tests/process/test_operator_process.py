@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 from click.testing import CliRunner
+from tests.ports import free_port
 
 from kvtide_operator.act.kubernetes.errors import NotLeaderError
 from kvtide_operator.main import main
@@ -48,9 +49,7 @@ class Recorder:
 
 
 def free_address() -> tuple[str, int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return "127.0.0.1", free.getsockname()[1]
+    return "127.0.0.1", free_port()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import redis
+from tests.ports import free_port
 
 from kvtide_operator.replay.targets import Target
 from kvtide_operator.workload.trace import Trace, renumber
@@ -28,12 +29,6 @@ class RedisServer:
         return redis.Redis(port=self.port, **options)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _wait_until_it_listens(port: int) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
@@ -52,7 +47,7 @@ def start_redis() -> Iterator[Callable[..., RedisServer]]:
     started: list[RedisServer] = []
 
     def start(*flags: str, port: int | None = None) -> RedisServer:
-        port = port or _free_port()
+        port = port or free_port()
         process = subprocess.Popen(
             ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", *flags],
             stdout=subprocess.DEVNULL,

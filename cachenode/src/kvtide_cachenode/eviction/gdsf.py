@@ -8,8 +8,9 @@ have at least its uses, and among equal priorities the deepest block goes first.
 """
 
 from collections.abc import Callable, Hashable, Iterator
-from heapq import heapify, heappop, heappush, merge
+from heapq import heappop, heappush, merge
 from itertools import islice
+from operator import itemgetter
 from typing import Final, Generic, Self, TypeVar
 
 from kvtide_cachenode.eviction.depth import depth_in_key
@@ -22,13 +23,15 @@ MAX_USES: Final = 64
 # Entries are not told apart below this size: keys and metadata cost about as much.
 SMALLEST_BYTES: Final = 4096
 _SLACK: Final = 64
+# Items looked at for each insertion while those of removed keys are sorted out.
+_SORTED_OUT: Final = 8
 
 
 class GreedyDualSizeFrequency(Generic[Key]):
     """``depth_of`` says how far from its root a key's block is, 0 where that is not known.
 
     A use costs constant time; an eviction logarithmic time, and a little more for every key whose priority
-    rose since it was last looked at.
+    rose since it was last looked at. An insertion sorts out some items of removed keys, where those are many.
     """
 
     def __init__(self, depth_of: Callable[[Key], int] = depth_in_key) -> None:
@@ -37,6 +40,7 @@ class GreedyDualSizeFrequency(Generic[Key]):
         self._number = 0
         self._held: dict[Key, list[float]] = {}  # number of the insertion, priority, uses, size
         self._heap: list[tuple[float, int, int, Key]] = []  # priority when pushed, -depth, number, key
+        self._old_heap = self._heap[:]  # what of it is still to be sorted out
         self._last_victim: Key | None = None
 
     def inserted(self, key: Key, size_bytes: int) -> None:
@@ -46,9 +50,12 @@ class GreedyDualSizeFrequency(Generic[Key]):
         priority = self._clock + 1 / size
         self._held[key] = [self._number, priority, 1, size]
         heappush(self._heap, (priority, -self._depth_of(key), self._number, key))
-        if len(self._heap) > 2 * len(self._held) + _SLACK:  # more than half is of removed keys
-            self._heap = [item for item in self._heap if self._current(item)]
-            heapify(self._heap)
+        if not self._old_heap and len(self._heap) > 2 * len(self._held) + _SLACK:  # half is of removed keys
+            self._old_heap, self._heap = self._heap, self._old_heap
+        for _ in range(min(len(self._old_heap), _SORTED_OUT)):
+            item = self._old_heap.pop()  # without its last item a heap is one
+            if self._current(item):
+                heappush(self._heap, item)
 
     def replaced(self, key: Key, size_bytes: int) -> None:
         """See `Policy`."""
@@ -70,8 +77,8 @@ class GreedyDualSizeFrequency(Generic[Key]):
 
     def victim(self) -> Key | None:
         """See `Policy`."""
-        heap = self._heap
-        while heap:
+        while self._heap or self._old_heap:
+            heap = min((heap for heap in (self._heap, self._old_heap) if heap), key=itemgetter(0))
             pushed, depth, number, key = heap[0]
             if not self._current(heap[0]):
                 heappop(heap)

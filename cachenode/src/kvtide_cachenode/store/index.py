@@ -111,7 +111,10 @@ class Index:
 
     def hottest(self) -> Iterator[list[bytes]]:
         """The keys in pages, the most precious first; those that are leaving come last."""
-        yield from self.policy.hottest()
+        for keys in self.policy.hottest():
+            self.touched = self.policy.touched  # it may be another one while keys are listed
+            yield keys
+        self.touched = self.policy.touched
         for page in self.keys.pages(PAGE_KEYS):
             entries = map(self._entries.get, page)
             yield [entry.key for entry in entries if entry is not None and entry.leaving]

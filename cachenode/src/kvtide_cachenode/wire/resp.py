@@ -15,6 +15,7 @@ arguments comes as `Landed`, its words apart from its places: nothing stands amo
 import shlex
 from collections import deque
 from collections.abc import Mapping
+from itertools import islice
 from typing import Final
 
 from kvtide_cachenode.wire.events import Announced, Broken, Command, Event, Grow, Landed, Place, grown
@@ -94,6 +95,11 @@ class RequestParser:
     def in_request(self) -> bool:
         """Whether a request has begun that is not complete."""
         return self._state != _START or self._end > self._start
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something has arrived that no event tells of yet."""
+        return bool(self._ready) or self._end > self._start
 
     @property
     def arriving(self) -> Mapping[int, Place]:
@@ -183,6 +189,10 @@ class RequestParser:
             event = _STEPS[state](self)
             if event is not None or (self._state == state and self._start == start):
                 return event
+
+    def ahead(self, count: int) -> list[list[bytes]]:
+        """Up to ``count`` of the commands that the next events are, as far as they are known."""
+        return list(islice(self._ready, count))
 
     def land(self, place: Place) -> None:
         """Answer an `Announced` event: its bytes go to ``place``, for as long as it grows."""

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Callable, Iterator
 
-from kvtide_cachenode.sizing import SSD_ENTRY_BYTES, SSD_KEY_BYTES
+from kvtide_cachenode.contract.sizing import SSD_ENTRY_BYTES, SSD_KEY_BYTES
 from kvtide_cachenode.store.ssd.record import record_bytes
 
 # The segment number of a row that holds no entry.
@@ -101,6 +101,11 @@ class LogIndex:
                 if number not in members:
                     members[number] = array("I")
                 members[number].append(row)
+
+    def used_until(self, now_s: float) -> None:
+        """No use was later than ``now_s``: an earlier process's clock may have been ahead of this one's."""
+        if max(self.used_at_s, default=now_s) > now_s:
+            self.used_at_s = array("d", [min(used_at_s, now_s) for used_at_s in self.used_at_s])
 
     def clear(self) -> None:
         """Forget all entries, in no time; `free` gives back what they take."""

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from kvtide_cachenode.trace_line import TraceLine
+from kvtide_cachenode.contract.trace_line import TraceLine
 
 STEP_US: Final = 5_000
 """A look-up that goes from node to node asks the next one within so long …"""
