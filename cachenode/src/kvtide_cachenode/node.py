@@ -8,6 +8,8 @@ from importlib.metadata import version
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from kvtide_cachenode.access.reloading import Loaded, Watched
 from kvtide_cachenode.access.users import Users
 from kvtide_cachenode.access_trace.inference import Inference
@@ -77,5 +79,6 @@ class Node:
         set_ms = round(1e3 * (time.time() - time.monotonic() - self.ahead_s))
         if set_ms:  # lines tell the machine's time, as those of other nodes do
             stored_ms = None if request.stored_ms is None else max(request.stored_ms + set_ms, 0)
-            request = request._replace(began_ms=max(request.began_ms + set_ms, 0), stored_ms=stored_ms)
+            began_ms = max(request.began_ms + set_ms, 0)
+            request = structs.replace(request, began_ms=began_ms, stored_ms=stored_ms)
         self.trace.append_inferred(request, self.block_tokens)
