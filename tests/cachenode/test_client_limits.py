@@ -158,7 +158,9 @@ async def test_above_the_limit_only_peers_stay(
         assert node.connections_evicted == 0
 
 
-async def test_without_descriptors_accepting_pauses_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_descriptors_accepting_pauses_goes_on_and_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(server, "ACCEPT_PAUSE_S", 0.05)
     asked = 0
 
@@ -179,6 +181,8 @@ async def test_without_descriptors_accepting_pauses_and_goes_on(monkeypatch: pyt
         async with talk(port) as client:
             assert await client.ask(b"PING\r\n") == b"+PONG\r\n"
         assert asked <= 8  # three pauses: not once a turn of the loop
+        assert node.accept_pauses == 3
+        assert caplog.text.count("no connection can be accepted for a moment: Too many open files") == 1
     finally:
         await data.stop()
 

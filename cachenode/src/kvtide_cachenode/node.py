@@ -44,6 +44,7 @@ class Node:
     connections_refused: int = 0
     commands_total: int = 0
     connections_evicted: int = 0
+    accept_pauses: int = 0
     auth_failures: int = 0
     stalled_total: int = 0
     failures: Failures = field(default_factory=Failures)
