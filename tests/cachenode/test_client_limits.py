@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from tests.cachenode.raw_client import until
+from tests.cachenode.raw_client import encoded, until
 
 from kvtide_cachenode import client_memory, server
 from kvtide_cachenode.client_memory import EACH_BYTES, LEAST_BYTES, UNCHARGED_BYTES, ClientMemory
@@ -240,6 +240,21 @@ async def test_who_holds_most_is_cut_off_and_the_sum_is_charged_to_the_tier() ->
     store.check()
 
 
+async def test_the_tier_makes_way_for_what_clients_hold_however_small_its_entries() -> None:
+    store = Store(64 * MI, 64 * MI, make_policy("lru"))
+    while store.used_bytes < 63 * MI:
+        store.put(b"%d" % len(store), b"small")
+    clients, holder = ClientMemory(store), Holder()
+    clients.joined()
+    clients.holds(holder, UNCHARGED_BYTES + 20 * MI)
+    async with asyncio.timeout(10):
+        while store.over_capacity():
+            await asyncio.sleep(0)
+    assert store.used_bytes > 62 * MI, "no more went than had to"
+    clients.left(holder)
+    store.check()
+
+
 def test_the_more_connections_the_less_each_may_hold() -> None:
     clients = ClientMemory(Store(1024 * MI, 1024 * MI, make_policy("lru")))
     seen = []
@@ -444,3 +459,32 @@ def test_two_thousand_strangers_add_at_most_64_mib_and_lock_nobody_out(
         with redis.Redis(port=node.port, password=password) as client:
             assert client.set("k", "v") is True
             assert client.get("k") == b"v"
+
+
+@pytest.mark.parametrize("said", [b"COMMAND DOCS", b"COMMAND INFO", b"COMMAND"])
+async def test_the_more_connections_the_less_of_a_long_reply_is_queued(said: bytes) -> None:
+    async with serving() as (node, port), talk(port) as client:
+        for _ in range(STRANGERS):
+            node.clients.joined()
+        assert node.clients.unsent_bytes < 9_000
+        client.writer.transport.pause_reading()
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        client.writer.write((said + b"\r\n") * 10_000)
+        (session,) = node.sessions.values()
+        await until(lambda: session.queued_bytes > node.clients.unsent_bytes)
+        assert session.queued_bytes < 3 * node.clients.unsent_bytes
+        client.writer.transport.abort()
+        await until(lambda: not node.sessions)
+
+
+async def test_the_more_connections_the_less_of_a_pipeline_is_taken_in_at_once() -> None:
+    async with serving() as (node, port), talk(port) as client:
+        for _ in range(STRANGERS):
+            node.clients.joined()
+        client.writer.transport.pause_reading()
+        client.writer.write(encoded([b"AUTH", b"wrong"]) * 200_000)
+        (session,) = node.sessions.values()
+        await until(lambda: session.queued_bytes > node.clients.unsent_bytes)
+        assert node.clients.total_bytes < 32_000
+        client.writer.transport.abort()
+        await until(lambda: not node.sessions)

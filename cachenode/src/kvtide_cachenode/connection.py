@@ -133,7 +133,7 @@ class Connection:
         session.now_s = time.time()
         commands = session.node.commands_total
         for _ in range(RECEIVES_PER_TURN):
-            buffers = parser.buffers()
+            buffers = parser.buffers(self._clients.receive_bytes)
             try:
                 if len(buffers) == 1:
                     count = self._socket.recv_into(buffers[0])

@@ -141,7 +141,8 @@ class Session:
         return taken
 
     async def room(self, at_most_bytes: int) -> None:
-        """Send, and wait until at most so many bytes are unsent: for replies in pieces."""
+        """Send, and wait until at most so many bytes, or the allowance, are unsent: for replies in pieces."""
+        at_most_bytes = min(at_most_bytes, self.node.clients.unsent_bytes)
         self._room = asyncio.Event()
         try:
             self.push()
