@@ -17,7 +17,7 @@ import redis
 import redis.asyncio
 from tests.cachenode.raw_client import encoded, until
 
-from kvtide_cachenode import client_memory, server
+from kvtide_cachenode import client_memory, connection, server
 from kvtide_cachenode.client_memory import EACH_BYTES, LEAST_BYTES, UNCHARGED_BYTES, ClientMemory
 from kvtide_cachenode.commands.table import TABLE
 from kvtide_cachenode.connection import Connection
@@ -488,3 +488,32 @@ async def test_the_more_connections_the_less_of_a_pipeline_is_taken_in_at_once()
         assert node.clients.total_bytes < 32_000
         client.writer.transport.abort()
         await until(lambda: not node.sessions)
+
+
+async def test_in_a_crowd_nobody_is_read_twice_in_a_round_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As long as many are ready, the loop's library goes on with them: others would wait for ever."""
+    monkeypatch.setattr(connection, "CROWD", 1)
+    made: list[Connection] = []
+
+    class Known(Connection):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    node = Node(Store(MI, MI, make_policy("lru")), block_tokens=16)
+    data = DataServer(node, Known)
+    _, port = data.start("127.0.0.1", 0)
+    try:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            await until(lambda: bool(made))
+            for _ in range(3):  # no await: this is one round
+                client.sendall(b"PING\r\n")
+                made[0]._readable()
+            assert node.commands_total == 1
+            await until(lambda: node.commands_total == 3)
+            client.setblocking(False)
+            assert await asyncio.get_running_loop().sock_recv(client, 100) == b"+PONG\r\n" * 3
+    finally:
+        await data.stop()

@@ -10,6 +10,7 @@ from functools import partial
 from kvtide_cachenode.commands import execute
 from kvtide_cachenode.commands.landing import give_up, place_for, request_of
 from kvtide_cachenode.request import Request
+from kvtide_cachenode.rounds import CROWD
 from kvtide_cachenode.sending import linger, send
 from kvtide_cachenode.session import ReplyCutError, Session
 from kvtide_cachenode.tls import TlsSocket
@@ -54,6 +55,7 @@ class Connection:
         self._writing = False
         self._lingering = False
         self._closed = False
+        self._round = -1
         self._later_since_s = 0.0
         self._answered_bytes = 0  # replied when the command that is answered later began
         self._answering: asyncio.Task[object] | None = None  # the command that is answered later
@@ -128,6 +130,10 @@ class Connection:
         self.session.close()
 
     def _readable(self) -> None:
+        if len(self.session.node.sessions) >= CROWD and self._was_read():
+            self._pause()
+            self._loop.call_soon(self._resume)
+            return
         parser = self._parser
         session, began_s = self.session, time.monotonic()
         session.now_s = time.time()
@@ -157,6 +163,11 @@ class Connection:
         if commands:
             session.node.dram_latency.record(time.monotonic() - began_s, commands)
         self._read_pending()
+
+    def _was_read(self) -> bool:
+        """Whether that was in this round of the loop; it is now."""
+        before, self._round = self._round, self.session.node.rounds.number
+        return self._round == before
 
     def _read_pending(self) -> None:
         """Take another turn for what is decrypted already: the loop does not see it."""

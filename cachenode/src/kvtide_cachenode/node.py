@@ -15,6 +15,7 @@ from kvtide_cachenode.inference import Inference
 from kvtide_cachenode.latency import Histogram
 from kvtide_cachenode.membership import Membership
 from kvtide_cachenode.reloading import Loaded, Watched
+from kvtide_cachenode.rounds import Rounds
 from kvtide_cachenode.store import Store
 from kvtide_cachenode.users import Users
 
@@ -48,6 +49,7 @@ class Node:
     auth_failures: int = 0
     stalled_total: int = 0
     failures: Failures = field(default_factory=Failures)
+    rounds: Rounds = field(default_factory=Rounds)
     dram_latency: Histogram = field(default_factory=Histogram)
     later_latency: Histogram = field(default_factory=Histogram)
     users: Users = field(default_factory=Users)
