@@ -29,7 +29,7 @@ from typing import Any, Final
 from benches.node_process import MI, NodeProcess, Sampler, node_process, raise_file_limit, table
 from benches.resp_stream import Client, request
 
-from kvtide_cachenode.quantity import parse_quantity
+from kvtide_cachenode.contract.quantity import parse_quantity
 
 WANTED_BYTES: Final = 64 * MI
 PASSWORD: Final = b"a long and random password"

@@ -13,9 +13,9 @@ from itertools import count
 from typing import Literal
 from zlib import crc32
 
-from kvtide_cachenode.access_trace import Inferred
-from kvtide_cachenode.inference import Access, Inference
-from kvtide_cachenode.trace_client import Client
+from kvtide_cachenode.access_trace.client import Client
+from kvtide_cachenode.access_trace.inference import Access, Inference
+from kvtide_cachenode.access_trace.ring import Inferred
 
 Habit = Literal["redis", "resp", "lm", "sglang"]
 Connection = tuple[int, int, int]

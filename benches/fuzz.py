@@ -24,12 +24,12 @@ from typing import Any, Final
 
 from benches.fuzz_segments import DamagedLog
 
-from kvtide_cachenode.admin import AdminServer
-from kvtide_cachenode.commands import TABLE, execute, landing
+from kvtide_cachenode.control.admin import AdminServer
 from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
-from kvtide_cachenode.request import Request
-from kvtide_cachenode.session import Session
+from kvtide_cachenode.serve.commands import TABLE, execute, landing
+from kvtide_cachenode.serve.request import Request
+from kvtide_cachenode.serve.session import Session
 from kvtide_cachenode.store import Store
 from kvtide_cachenode.wire import events, lm, resp
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from benches.engine_streams import Fleet, Habit, lines_of
 
-from kvtide_cachenode.access_trace import TraceRing
+from kvtide_cachenode.access_trace.ring import TraceRing
 from kvtide_operator.workload.readers.node import read_node_lines
 
 REQUESTS = 300

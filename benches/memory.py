@@ -23,7 +23,7 @@ from typing import Any, Final
 from benches.node_process import MI, NodeProcess, Sampler, node_process, table
 from benches.resp_stream import Client, request
 
-from kvtide_cachenode.quantity import parse_quantity
+from kvtide_cachenode.contract.quantity import parse_quantity
 
 QUIET_S: Final = 1.5
 BATCH_BYTES: Final = 64 * 1024

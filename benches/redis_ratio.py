@@ -28,7 +28,7 @@ from pathlib import Path
 
 from benches.lean_client import DEPTH, KEYS, case, prepare
 
-from kvtide_cachenode.quantity import parse_quantity
+from kvtide_cachenode.contract.quantity import parse_quantity
 
 FOLDER = Path(__file__).parent
 START_S = 15.0

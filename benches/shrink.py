@@ -26,8 +26,8 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from kvtide_cachenode.client import NodeClient
-from kvtide_cachenode.quantity import parse_quantity
+from kvtide_cachenode.contract.client import NodeClient
+from kvtide_cachenode.contract.quantity import parse_quantity
 
 CLIENTS = 2  # processes, as many as cores
 SKEW = 0.7

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kvtide_cachenode.client import NodeClient
-from kvtide_cachenode.messages import Desired, IdleTimeouts
-from kvtide_cachenode.sizing import SSD_ENTRY_BYTES
+from kvtide_cachenode.contract.client import NodeClient
+from kvtide_cachenode.contract.messages import Desired, IdleTimeouts
+from kvtide_cachenode.contract.sizing import SSD_ENTRY_BYTES
 from kvtide_cachenode.store.arena import extent_bytes
 from kvtide_cachenode.store.room import ENTRY_OVERHEAD_BYTES
 from kvtide_operator.api.quantity import parse_quantity

@@ -26,7 +26,7 @@ from benches.resp_stream import Client, request
 from benches.truth_run import World, resize, show, work
 from benches.truth_stall import stall
 
-from kvtide_cachenode.quantity import parse_quantity
+from kvtide_cachenode.contract.quantity import parse_quantity
 
 BAD = ("out_of_order", "wrong", "lost", "errors", "defects")
 STALLING = 4

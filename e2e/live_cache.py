@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from e2e.kubectl import KubectlError, apply, get, kubectl, until
 from e2e.node_pod import NodePod
-from kvtide_cachenode.quantity import parse_quantity
-from kvtide_cachenode.sizing import capacity_for
+from kvtide_cachenode.contract.quantity import parse_quantity
+from kvtide_cachenode.contract.sizing import capacity_for
 
 MIB: Final = 1 << 20
 BLOCK_BYTES: Final = 64 * 1024

@@ -10,9 +10,9 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from e2e.kubectl import apply, get, kubectl, until
-from kvtide_cachenode.client import NodeClient, NodeError
-from kvtide_cachenode.messages import NodeStatus
-from kvtide_cachenode.quantity import parse_quantity
+from kvtide_cachenode.contract.client import NodeClient, NodeError
+from kvtide_cachenode.contract.messages import NodeStatus
+from kvtide_cachenode.contract.quantity import parse_quantity
 
 CONTAINER: Final = "node"
 READY_S: Final = 60.0

@@ -17,14 +17,14 @@ from typing import Any, Final
 import aiohttp
 
 from e2e.client import connect
-from kvtide_cachenode.admin import AdminServer
+from kvtide_cachenode.access.users import Secret
+from kvtide_cachenode.contract.sizing import capacity_for
+from kvtide_cachenode.control.admin import AdminServer
+from kvtide_cachenode.control.opening import keep_up
 from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
-from kvtide_cachenode.opening import keep_up
-from kvtide_cachenode.server import DataServer
-from kvtide_cachenode.sizing import capacity_for
+from kvtide_cachenode.serve.server import DataServer
 from kvtide_cachenode.store import Store
-from kvtide_cachenode.users import Secret
 from kvtide_operator.act.kubernetes.children import ADMIN_PORT, RESP_PORT
 from kvtide_operator.api.quantity import parse_quantity
 from kvtide_operator.world.kinds import CACHE_LABEL, NODE_CONTAINER

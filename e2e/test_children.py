@@ -15,7 +15,7 @@ import redis.asyncio
 
 from e2e.client import new_api
 from e2e.kubectl import kubectl
-from kvtide_cachenode.client import NodeClient
+from kvtide_cachenode.contract.client import NodeClient
 from kvtide_operator.act.kubernetes.api import FIELD_MANAGER, KubernetesApi
 from kvtide_operator.act.kubernetes.children import admin_secret, admin_secret_name, children, wanted_hash
 from kvtide_operator.act.kubernetes.compare import differs

@@ -13,8 +13,8 @@ import pytest
 
 from e2e.kubectl import until
 from e2e.node_pod import LIMIT_S, NodePod, start_node
-from kvtide_cachenode.client import NodeUnreachable
-from kvtide_cachenode.sizing import capacity_for, limit_for
+from kvtide_cachenode.contract.client import NodeUnreachable
+from kvtide_cachenode.contract.sizing import capacity_for, limit_for
 
 MIB: Final = 1 << 20
 SMALL: Final = 32 * MIB

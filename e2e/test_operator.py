@@ -14,7 +14,7 @@ from e2e.kubectl import apply, kubectl, until
 from e2e.live_cache import BLOCK_BYTES, KINDS, MIB, LiveCache, ssd_class, ssd_tier, start_cache
 from e2e.prometheus import prometheus
 from e2e.scenarios import Place, Scenario, UnderWay, report, under_way
-from kvtide_cachenode.quantity import parse_quantity
+from kvtide_cachenode.contract.quantity import parse_quantity
 
 RATE_PER_S: Final = 25.0
 FEW: Final = 64

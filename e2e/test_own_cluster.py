@@ -16,7 +16,7 @@ from e2e.kube.places import HOST_ADDRESS, KUBECONFIG
 from e2e.kubectl import KubectlError, apply, get, kubectl, until
 from e2e.node_pod import manifest, start_node
 from e2e.prometheus import prometheus
-from kvtide_cachenode.sizing import limit_for
+from kvtide_cachenode.contract.sizing import limit_for
 
 MIB: Final = 1 << 20
 LIMIT_BYTES: Final = limit_for(32 * MIB)

@@ -11,7 +11,7 @@ import pytest
 from e2e.kubectl import apply, get, kubectl, until
 from e2e.live_cache import MIB, LiveCache, ssd_class, ssd_tier, start_cache
 from e2e.operator_process import operator
-from kvtide_cachenode.sizing import limit_for
+from kvtide_cachenode.contract.sizing import limit_for
 
 pytestmark = pytest.mark.timeout(300)
 

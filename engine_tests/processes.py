@@ -12,7 +12,8 @@ import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kvtide_cachenode.engines.resp_client import Connection, Credentials, encode
+from kvtide_cachenode.engines.node_connection import Credentials, NodeConnection
+from kvtide_cachenode.wire.resp_client import encode
 
 FOLDER = Path(os.environ.get("KVTIDE_ENGINE", Path.home() / ".cache/kvtide/engine"))
 MODEL = FOLDER / "model"
@@ -108,7 +109,7 @@ class Node:
     def ask(self, *words):
         """The reply to a command."""
         deadline_s = time.monotonic() + SETTLE_S
-        connection = Connection(("127.0.0.1", self.port), Credentials(), deadline_s)
+        connection = NodeConnection(("127.0.0.1", self.port), Credentials(), deadline_s)
         try:
             return connection.ask(encode(*words), deadline_s)
         finally:
@@ -215,7 +216,7 @@ class Engine:
         extra |= {"load_timeout_s": PATIENCE_S, "lookup_timeout_s": PATIENCE_S, "load_threads": 2}
         transfer = {
             "kv_connector": "KvtideConnector",
-            "kv_connector_module_path": "kvtide_cachenode.engines.vllm_connector",
+            "kv_connector_module_path": "kvtide_cachenode.engines.vllm.connector",
             "kv_role": "kv_both",
             "kv_load_failure_policy": "recompute",
             "kv_connector_extra_config": extra | (connector or {}),

@@ -49,7 +49,7 @@ def make_backend(sglang, start_node):
     def make(model_id="m", **changes):
         extra = {
             "backend_name": "kvtide",
-            "module_path": "kvtide_cachenode.engines.sglang_hicache",
+            "module_path": "kvtide_cachenode.engines.sglang.hicache",
             "class_name": "KvtideHiCache",
             "kvtide": {"nodes": f"127.0.0.1:{node.port}", "lookup_timeout_s": 5.0, "model_id": model_id},
         }
@@ -127,7 +127,7 @@ def test_what_cannot_work_is_refused(make_backend):
         make_backend(
             extra_config={
                 "backend_name": "kvtide",
-                "module_path": "kvtide_cachenode.engines.sglang_hicache",
+                "module_path": "kvtide_cachenode.engines.sglang.hicache",
                 "class_name": "KvtideHiCache",
             }
         )

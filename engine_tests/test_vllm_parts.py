@@ -21,14 +21,15 @@ from kvtide_cachenode.engines.block_keys import BlockName
 from kvtide_cachenode.engines.block_layout import BlockLayout, LayerShape
 from kvtide_cachenode.engines.container import HEADER_BYTES, Qualities, header, read
 from kvtide_cachenode.engines.namespace import AdapterVersion
+from kvtide_cachenode.engines.node_connection import Credentials
 from kvtide_cachenode.engines.node_set import NodeSet
 from kvtide_cachenode.engines.options import read_options
-from kvtide_cachenode.engines.resp_client import Credentials, encode
 from kvtide_cachenode.engines.tally import Tally
-from kvtide_cachenode.engines.vllm_connector import KvtideConnector
-from kvtide_cachenode.engines.vllm_metadata import Load, StepMetadata, Store
-from kvtide_cachenode.engines.vllm_namespace import UnsupportedError, namespace
-from kvtide_cachenode.engines.vllm_worker import WorkerSide
+from kvtide_cachenode.engines.vllm.connector import KvtideConnector
+from kvtide_cachenode.engines.vllm.metadata import Load, StepMetadata, Store
+from kvtide_cachenode.engines.vllm.namespace import UnsupportedError, namespace
+from kvtide_cachenode.engines.vllm.worker import WorkerSide
+from kvtide_cachenode.wire.resp_client import encode
 
 BLOCKS, HEADS, LAYERS = 4, 3, 2
 
@@ -108,7 +109,7 @@ def make_config(model):
     def make(policy="recompute", **options):
         transfer = KVTransferConfig(
             kv_connector="KvtideConnector",
-            kv_connector_module_path="kvtide_cachenode.engines.vllm_connector",
+            kv_connector_module_path="kvtide_cachenode.engines.vllm.connector",
             kv_role="kv_both",
             kv_load_failure_policy=policy,
             kv_connector_extra_config={"nodes": "127.0.0.1:1"},

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kvtide_cachenode.sizing import capacity_for
+from kvtide_cachenode.contract.sizing import capacity_for
 from kvtide_operator.api.manifest import Manifest, load_manifest
 from kvtide_operator.plan.kareto import Kareto
 from kvtide_operator.planner.goal import options_of, space_of

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from kvtide_cachenode.quantity import MOST, parse_amount
+from kvtide_cachenode.contract.quantity import MOST, parse_amount
 from kvtide_operator.api.base import Amount, Ratio
 from kvtide_operator.api.quantity import (
     QUANTITY_PATTERN,

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 import redis.asyncio
 
-from kvtide_cachenode.client import NodeClient, NodeRefused, NodeUnreachable
+from kvtide_cachenode.contract.client import NodeClient, NodeRefused, NodeUnreachable
 
 MI = 1024 * 1024
 

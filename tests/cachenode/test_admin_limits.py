@@ -14,17 +14,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from kvtide_cachenode import http_port
-from kvtide_cachenode.access_trace import Inferred
-from kvtide_cachenode.admin import AdminServer
+from kvtide_cachenode.access.users import Secret
+from kvtide_cachenode.access_trace.ring import Inferred
 from kvtide_cachenode.cluster.shares import first_topology
 from kvtide_cachenode.cluster.topology import EPOCHS_AT_ONCE, FIRST_EPOCH_MOST, Topology
 from kvtide_cachenode.cluster.topology import Node as Member
+from kvtide_cachenode.contract.messages import ErrorReply
+from kvtide_cachenode.control import http_port
+from kvtide_cachenode.control.admin import AdminServer
 from kvtide_cachenode.eviction import make_policy
-from kvtide_cachenode.messages import ErrorReply
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.store import Store
-from kvtide_cachenode.users import Secret
 
 MI = 1024 * 1024
 TOKEN = "s3cr3t-t0k3n"
@@ -121,7 +121,7 @@ async def test_a_drain_that_fails_leaves_the_node_ready(monkeypatch: pytest.Monk
     async def broken(*_: object) -> bool:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("kvtide_cachenode.admin.drain", broken)
+    monkeypatch.setattr("kvtide_cachenode.control.admin.drain", broken)
     async with serving() as admin:
         admin.node.ready = True
         status, _ = await admin.say(b"POST /v1/drain HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")

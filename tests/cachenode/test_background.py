@@ -8,22 +8,26 @@ from typing import Any
 
 import pytest
 
-from kvtide_cachenode import background, membership, opening, reloading, server
+from kvtide_cachenode.access import reloading
+from kvtide_cachenode.access.reloading import Watched, keep_fresh
 from kvtide_cachenode.cluster.handover import plan_handover
 from kvtide_cachenode.cluster.shares import first_topology
 from kvtide_cachenode.cluster.topology import Node as Member
-from kvtide_cachenode.desired import DesiredState
+from kvtide_cachenode.contract.messages import CapacityRequest, Desired
+from kvtide_cachenode.control import opening
+from kvtide_cachenode.control.desired import DesiredState
+from kvtide_cachenode.control.opening import keep_up
+from kvtide_cachenode.control.resize import Resizer
+from kvtide_cachenode.control.state import StateFile
 from kvtide_cachenode.eviction import make_policy
-from kvtide_cachenode.failures import Failures
-from kvtide_cachenode.membership import Membership
-from kvtide_cachenode.messages import CapacityRequest, Desired
 from kvtide_cachenode.node import Node
-from kvtide_cachenode.opening import keep_up
-from kvtide_cachenode.reloading import Watched, keep_fresh
-from kvtide_cachenode.resize import Resizer
-from kvtide_cachenode.server import DataServer
-from kvtide_cachenode.slot_mover import SlotMover
-from kvtide_cachenode.state import StateFile
+from kvtide_cachenode.peers import membership
+from kvtide_cachenode.peers.membership import Membership
+from kvtide_cachenode.peers.slot_mover import SlotMover
+from kvtide_cachenode.process import background
+from kvtide_cachenode.process.failures import Failures
+from kvtide_cachenode.serve import server
+from kvtide_cachenode.serve.server import DataServer
 from kvtide_cachenode.store import Store
 from kvtide_cachenode.store.ssd.tasks import Tasks
 

@@ -17,17 +17,18 @@ import redis
 import redis.asyncio
 from tests.cachenode.raw_client import encoded, until
 
-from kvtide_cachenode import client_memory, connection, server
+from kvtide_cachenode import client_memory
+from kvtide_cachenode.access.users import Secret, Users
 from kvtide_cachenode.client_memory import EACH_BYTES, LEAST_BYTES, UNCHARGED_BYTES, ClientMemory
-from kvtide_cachenode.commands.table import TABLE
-from kvtide_cachenode.connection import Connection
 from kvtide_cachenode.eviction import make_policy
-from kvtide_cachenode.file_limit import RESERVED_FILES, connections_within
 from kvtide_cachenode.node import Node
-from kvtide_cachenode.server import DataServer
-from kvtide_cachenode.session import Session
+from kvtide_cachenode.serve import connection, server
+from kvtide_cachenode.serve.commands.table import TABLE
+from kvtide_cachenode.serve.connection import Connection
+from kvtide_cachenode.serve.file_limit import RESERVED_FILES, connections_within
+from kvtide_cachenode.serve.server import DataServer
+from kvtide_cachenode.serve.session import Session
 from kvtide_cachenode.store import Store
-from kvtide_cachenode.users import Secret, Users
 from kvtide_cachenode.wire.events import Broken
 from kvtide_cachenode.wire.resp import STRANGER_BYTES, STRANGER_RECEIVE_BYTES, RequestParser
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from tests.cachenode.raw_client import encoded, said
 
-from kvtide_cachenode.commands import TABLE
-from kvtide_cachenode.commands.refused import NOT_SERVED, REFUSED
-from kvtide_cachenode.commands.table import Command
+from kvtide_cachenode.access.users import ADMIN, READ, WRITE
+from kvtide_cachenode.serve.commands import TABLE
+from kvtide_cachenode.serve.commands.refused import NOT_SERVED, REFUSED
+from kvtide_cachenode.serve.commands.table import Command
 from kvtide_cachenode.store.room import ENTRY_OVERHEAD_BYTES
-from kvtide_cachenode.users import ADMIN, READ, WRITE
 
 AUTH_UNASKED = (
     b"-ERR AUTH <password> called without any password configured for the default user. "

@@ -7,7 +7,7 @@ import pytest
 from tests.cachenode.raw_client import encoded, said
 
 from kvtide_cachenode.cluster.topology import MAX_EPOCH
-from kvtide_cachenode.peer_link import PeerLink, PeerLostError
+from kvtide_cachenode.peers.link import PeerLink, PeerLostError
 
 DEEP = 100_000
 HUGE = b"9" * 25

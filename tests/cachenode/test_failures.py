@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from kvtide_cachenode.failures import Failures
+from kvtide_cachenode.process.failures import Failures
 
 
 def test_each_is_counted_and_few_are_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ import pytest
 import redis
 from benches.engine_streams import Connection, Engines, Fleet, Habit, conversations
 
-from kvtide_cachenode.inference import Access
+from kvtide_cachenode.access_trace.inference import Access
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import pytest
 from benches.engine_streams import Fleet, Habit, lines_of
 
-from kvtide_cachenode.inference import Access, Inference
-from kvtide_cachenode.trace_client import Client
+from kvtide_cachenode.access_trace.client import Client
+from kvtide_cachenode.access_trace.inference import Access, Inference
 
 if TYPE_CHECKING:
-    from kvtide_cachenode.access_trace import Inferred
+    from kvtide_cachenode.access_trace.ring import Inferred
 
 
 @pytest.mark.parametrize(

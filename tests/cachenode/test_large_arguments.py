@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tests.cachenode.raw_client import encoded
 
-from kvtide_cachenode.commands import TABLE
-from kvtide_cachenode.commands.landing import MAX_TEXT_BYTES
+from kvtide_cachenode.serve.commands import TABLE
+from kvtide_cachenode.serve.commands.landing import MAX_TEXT_BYTES
 from kvtide_cachenode.wire.resp import LANDED_BYTES
 
 LARGE = b"A" * LANDED_BYTES

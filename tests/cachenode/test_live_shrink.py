@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from kvtide_cachenode.client import NodeClient, NodeRefused
+from kvtide_cachenode.contract.client import NodeClient, NodeRefused
 
 MI = 1024 * 1024
 

@@ -17,10 +17,11 @@ import pytest
 import redis.asyncio
 from aiohttp import ClientSession
 
-from kvtide_cachenode import cli, client_memory, file_limit, server
+from kvtide_cachenode import cli, client_memory
 from kvtide_cachenode.config_file import read_config
-from kvtide_cachenode.latency import BOUNDS_S, Histogram
-from kvtide_cachenode.metrics import PREFIX, TABLE
+from kvtide_cachenode.control.metrics import PREFIX, TABLE
+from kvtide_cachenode.process.latency import BOUNDS_S, Histogram
+from kvtide_cachenode.serve import file_limit, server
 from kvtide_cachenode.wire import resp
 
 MI = 1024 * 1024

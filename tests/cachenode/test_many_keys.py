@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvtide_cachenode.access_trace.client import Client
+from kvtide_cachenode.access_trace.inference import Access, Inference
 from kvtide_cachenode.eviction import make_policy
-from kvtide_cachenode.inference import Access, Inference
 from kvtide_cachenode.node import Node
-from kvtide_cachenode.session import Session
+from kvtide_cachenode.serve.session import Session
 from kvtide_cachenode.store import Store
 from kvtide_cachenode.store.store import INLINE_BYTES
-from kvtide_cachenode.trace_client import Client
 
 if TYPE_CHECKING:
-    from kvtide_cachenode.access_trace import Inferred
+    from kvtide_cachenode.access_trace.ring import Inferred
 
 MI = 1024 * 1024
 SIZES = [0, 1, 300, INLINE_BYTES, INLINE_BYTES + 1, 5_000, 70_000]

@@ -30,7 +30,8 @@ DEADLINE_S: Final = 30.0
 # The program as it is, but for the level of its log and one name whose check has a defect.
 NODE: Final = f"""
 import logging
-from kvtide_cachenode import cli, users
+from kvtide_cachenode import cli
+from kvtide_cachenode.access import users
 logging.basicConfig(level=logging.DEBUG)
 check = users.Users.check
 def check_or_fail(self, name, password):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from kvtide_cachenode.memory_limit import largest_capacity_bytes, memory_limit_bytes
+from kvtide_cachenode.process.memory_limit import largest_capacity_bytes, memory_limit_bytes
 
 MI = 1024 * 1024
 GI = 1024 * MI

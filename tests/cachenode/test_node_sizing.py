@@ -10,12 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvtide_cachenode.client import NodeClient, NodeUnreachable
 from kvtide_cachenode.cluster.shares import first_topology
 from kvtide_cachenode.cluster.topology import Node
-from kvtide_cachenode.memory_limit import largest_capacity_bytes
-from kvtide_cachenode.messages import CapacityRequest, Desired, IdleTimeouts
-from kvtide_cachenode.sizing import MI, PAGE_BYTES, PROCESS_BYTES, SOCKETS_BYTES, capacity_for, limit_for
+from kvtide_cachenode.contract.client import NodeClient, NodeUnreachable
+from kvtide_cachenode.contract.messages import CapacityRequest, Desired, IdleTimeouts
+from kvtide_cachenode.contract.sizing import (
+    MI,
+    PAGE_BYTES,
+    PROCESS_BYTES,
+    SOCKETS_BYTES,
+    capacity_for,
+    limit_for,
+)
+from kvtide_cachenode.process.memory_limit import largest_capacity_bytes
 
 GI = 1 << 30
 sizes = st.integers(0, 1 << 44)

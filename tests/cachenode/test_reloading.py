@@ -16,16 +16,16 @@ import pytest
 import redis
 import redis.asyncio
 
-from kvtide_cachenode import reloading
-from kvtide_cachenode.admin import AdminServer
+from kvtide_cachenode.access import reloading
+from kvtide_cachenode.access.reloading import Watched, keep_fresh
+from kvtide_cachenode.access.tls import Certificates
+from kvtide_cachenode.access.users import Secret, Users, UsersError
+from kvtide_cachenode.control.admin import AdminServer
 from kvtide_cachenode.eviction import make_policy
-from kvtide_cachenode.failures import Failures
 from kvtide_cachenode.node import Node
-from kvtide_cachenode.reloading import Watched, keep_fresh
-from kvtide_cachenode.server import DataServer
+from kvtide_cachenode.process.failures import Failures
+from kvtide_cachenode.serve.server import DataServer
 from kvtide_cachenode.store import Store
-from kvtide_cachenode.tls import Certificates
-from kvtide_cachenode.users import Secret, Users, UsersError
 
 MI = 1024 * 1024
 PASSWORD = b"correct horse battery staple"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kvtide_cachenode.server import STALL_S
+from kvtide_cachenode.serve.server import STALL_S
 
 HALF = b"*3\r\n$3\r\nSET\r\n$4\r\nhalf\r\n$2000000\r\n" + bytes(1_000_000)
 NO_COMMAND = b"\r\n" * 8

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from kvtide_cachenode.contract.sizing import PROCESS_BYTES
 from kvtide_cachenode.eviction import make_policy
-from kvtide_cachenode.heap import Heap
-from kvtide_cachenode.sizing import PROCESS_BYTES
+from kvtide_cachenode.process.heap import Heap
 from kvtide_cachenode.store import Store
 
 from .conftest import MI, Process
@@ -59,7 +59,7 @@ def test_small_values_make_way_for_large_ones_and_back(
 CHURN = """
 import sys
 from kvtide_cachenode.eviction import make_policy
-from kvtide_cachenode.heap import process_heap
+from kvtide_cachenode.process.heap import process_heap
 from kvtide_cachenode.store import Store
 heap, capacity = process_heap(), int(sys.argv[1])
 store = Store(capacity, capacity, make_policy("lru"))

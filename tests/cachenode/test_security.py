@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.retry import Retry
 
-from kvtide_cachenode.users import Users, UsersError
+from kvtide_cachenode.access.users import Users, UsersError
 
 MI = 1024 * 1024
 ONCE = Retry(NoBackoff(), 0)

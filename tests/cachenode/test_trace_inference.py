@@ -10,7 +10,10 @@ import redis.asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtide_cachenode.access_trace import (
+from kvtide_cachenode.access_trace.block_names import block_id, canonical
+from kvtide_cachenode.access_trace.client import Client
+from kvtide_cachenode.access_trace.inference import Access, Inference
+from kvtide_cachenode.access_trace.ring import (
     BLOCK_ID_BYTES,
     LINE_BYTES,
     MAX_BYTES,
@@ -18,9 +21,6 @@ from kvtide_cachenode.access_trace import (
     Inferred,
     TraceRing,
 )
-from kvtide_cachenode.block_names import block_id, canonical
-from kvtide_cachenode.inference import Access, Inference
-from kvtide_cachenode.trace_client import Client
 
 
 def chains(seed: int, count: int) -> list[list[str]]:

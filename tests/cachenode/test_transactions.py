@@ -5,7 +5,7 @@ from typing import Any
 import redis.asyncio
 from tests.cachenode.raw_client import encoded, said, until
 
-from kvtide_cachenode.commands.transaction import MAX_QUEUED
+from kvtide_cachenode.serve.commands.transaction import MAX_QUEUED
 
 
 async def test_the_default_pipeline_of_redis_py(served: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kvtide_cachenode import command_line
+from kvtide_cachenode.contract import command_line
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

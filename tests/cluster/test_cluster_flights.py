@@ -16,8 +16,8 @@ from kvtide_cachenode.cluster.shares import first_topology, rebalanced
 from kvtide_cachenode.cluster.slots import key_slot
 from kvtide_cachenode.cluster.topology import Node
 from kvtide_cachenode.eviction import LeastRecentlyUsed
-from kvtide_cachenode.peer_link import PeerLostError, PeerState
-from kvtide_cachenode.slot_mover import Moved, SlotMover
+from kvtide_cachenode.peers.link import PeerLostError, PeerState
+from kvtide_cachenode.peers.slot_mover import Moved, SlotMover
 from kvtide_cachenode.store import Store
 
 MIB = 1 << 20
@@ -146,9 +146,9 @@ class Link:
             target.values.pop(key, None)
         elif b"NX" not in rest or key not in target.values:
             target.values[key] = bytes(rest[0])
-        self.answer = b"+OK"
+        self.answer = b"OK"
 
-    async def small(self):
+    async def reply(self):
         target = self.target
         target.between()
         if len(target.log) in target.lose:

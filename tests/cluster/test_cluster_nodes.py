@@ -15,11 +15,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from kvtide_cachenode.client import NodeClient
 from kvtide_cachenode.cluster.handover import plan_handover
 from kvtide_cachenode.cluster.shares import first_topology, rebalanced
 from kvtide_cachenode.cluster.slots import key_slot
 from kvtide_cachenode.cluster.topology import Node
+from kvtide_cachenode.contract.client import NodeClient
 
 SIZES = (0, 7, 3_000, 40_000, 700_000)
 

@@ -3,7 +3,7 @@
 import pytest
 from tests.converge.simulated_cluster import Cluster
 
-from kvtide_cachenode.sizing import MI
+from kvtide_cachenode.contract.sizing import MI
 from kvtide_operator.decide.steps import Target
 
 

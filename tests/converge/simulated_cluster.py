@@ -8,7 +8,7 @@ from dataclasses import replace
 from tests.converge.simulated_kubernetes import Kubernetes
 from tests.converge.simulated_node import ENTRY_BYTES, SLOT, Node, RefusedError, uids
 
-from kvtide_cachenode.sizing import MI, capacity_for, limit_for
+from kvtide_cachenode.contract.sizing import MI, capacity_for, limit_for
 from kvtide_operator.api.tierclass import Volume
 from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.decide.converge import converge

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from kvtide_cachenode.cluster.redirect import View
 from kvtide_cachenode.cluster.slots import key_slot
-from kvtide_cachenode.messages import IdleTimeouts, Version
-from kvtide_cachenode.sizing import MI, capacity_for
+from kvtide_cachenode.contract.messages import IdleTimeouts, Version
+from kvtide_cachenode.contract.sizing import MI, capacity_for
 from kvtide_operator.decide.split import ssd_for
 
 ENTRY_BYTES = 4 * MI

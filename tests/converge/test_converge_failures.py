@@ -4,7 +4,7 @@ import pytest
 from tests.converge.simulated_cluster import Cluster
 from tests.converge.simulated_node import RefusedError
 
-from kvtide_cachenode.sizing import MI, limit_for
+from kvtide_cachenode.contract.sizing import MI, limit_for
 from kvtide_operator.decide.steps import Target
 
 SMALL, LARGE = 256, 512

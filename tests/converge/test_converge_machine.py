@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 from tests.converge.simulated_cluster import Cluster
 
 from kvtide_cachenode.cluster.slots import SLOTS
-from kvtide_cachenode.sizing import MI, capacity_for, limit_for
+from kvtide_cachenode.contract.sizing import MI, capacity_for, limit_for
 from kvtide_operator.decide.steps import Target
 
 sizes = st.integers(4, 40).map(lambda number: number * 32 * MI)

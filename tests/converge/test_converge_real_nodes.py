@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import redis
 from tests.converge.simulated_cluster import spec_of
 
-from kvtide_cachenode.client import NodeClient
-from kvtide_cachenode.sizing import MI, limit_for
+from kvtide_cachenode.contract.client import NodeClient
+from kvtide_cachenode.contract.sizing import MI, limit_for
 from kvtide_operator.decide.converge import converge
 from kvtide_operator.decide.steps import ResizePod, Target, TellNode
 from kvtide_operator.observe.nodes import node_state

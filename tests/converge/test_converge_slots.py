@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvtide_cachenode.sizing import MI, limit_for
+from kvtide_cachenode.contract.sizing import MI, limit_for
 from kvtide_operator.decide.steps import Target
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvtide_cachenode.sizing import MI
+from kvtide_cachenode.contract.sizing import MI
 from kvtide_operator.api.tierclass import Volume
 from kvtide_operator.decide.steps import (
     DeleteClaim,

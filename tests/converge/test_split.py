@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.converge.simulated_cluster import spec_of
 
-from kvtide_cachenode.sizing import MI, PAGE_BYTES, capacity_for, limit_for
+from kvtide_cachenode.contract.sizing import MI, PAGE_BYTES, capacity_for, limit_for
 from kvtide_operator.api.tierclass import Volume
 from kvtide_operator.decide.split import claim_for, node_sizes, ssd_for, with_held
 from kvtide_operator.decide.steps import NodeSizes, Target

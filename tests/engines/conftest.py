@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from kvtide_cachenode.engines.loading import Loader
+from kvtide_cachenode.engines.node_connection import Credentials
 from kvtide_cachenode.engines.node_set import NodeSet
-from kvtide_cachenode.engines.resp_client import Credentials
 from kvtide_cachenode.engines.storing import Storer
 from kvtide_cachenode.engines.tally import Tally
 

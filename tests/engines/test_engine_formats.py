@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvtide_cachenode.block_names import canonical
+from kvtide_cachenode.access_trace.block_names import canonical
 from kvtide_cachenode.engines.block_keys import all_ranks, names, trace_ids
 from kvtide_cachenode.engines.container import HEADER_BYTES, ContainerError, Qualities, header, read
 from kvtide_cachenode.engines.model_digest import WeightsError, digest, is_commit, model_weights

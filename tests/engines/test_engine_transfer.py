@@ -12,18 +12,18 @@ import msgspec
 import pytest
 import redis
 
-from kvtide_cachenode.client import NodeClient
 from kvtide_cachenode.cluster.shares import first_topology
 from kvtide_cachenode.cluster.topology import Node as Member
+from kvtide_cachenode.contract.client import NodeClient
+from kvtide_cachenode.contract.trace_line import EngineLine
 from kvtide_cachenode.engines import node_set as node_set_module
 from kvtide_cachenode.engines.block_keys import all_ranks, names
 from kvtide_cachenode.engines.loading import LoadJob
 from kvtide_cachenode.engines.lookup import Lookups
+from kvtide_cachenode.engines.node_connection import Credentials
 from kvtide_cachenode.engines.options import read_options
-from kvtide_cachenode.engines.resp_client import Credentials
 from kvtide_cachenode.engines.tally import Tally
 from kvtide_cachenode.engines.trace_reporter import TraceReporter
-from kvtide_cachenode.trace_line import EngineLine
 
 PAYLOAD_BYTES = 100_000
 KEYS = [b"kvt:m:l:0-1x1:root:%d:hash" % depth for depth in range(12)]

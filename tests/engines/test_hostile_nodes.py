@@ -9,7 +9,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvtide_cachenode.access_trace import EngineLine
+from kvtide_cachenode.access_trace.ring import EngineLine
 from kvtide_cachenode.engines import node_set as node_set_module
 from kvtide_cachenode.engines.block_keys import BlockName, names
 from kvtide_cachenode.engines.container import (
@@ -22,10 +22,17 @@ from kvtide_cachenode.engines.container import (
 )
 from kvtide_cachenode.engines.loading import LoadJob
 from kvtide_cachenode.engines.lookup import Lookups
+from kvtide_cachenode.engines.node_connection import (
+    MAX_LINE_BYTES,
+    RECEIVE_BYTES,
+    Credentials,
+    NodeConnection,
+    NodeError,
+)
 from kvtide_cachenode.engines.node_set import redirected_to
-from kvtide_cachenode.engines.resp_client import Connection, Credentials, NodeError, Refused, encode
 from kvtide_cachenode.engines.tally import Tally
 from kvtide_cachenode.engines.trace_reporter import TraceReporter
+from kvtide_cachenode.wire.resp_client import Refused, ReplyReader, encode
 
 PAYLOAD_BYTES = 100_000
 CHAIN = names(b"kvt:m:l", [bytes([depth]) * 32 for depth in range(12)], 0, 0, 12)
@@ -180,9 +187,8 @@ def test_any_reply_is_read_or_ends_the_connection(parts):
     with ours, theirs:
         theirs.sendall(b"".join(parts))
         theirs.shutdown(socket.SHUT_WR)
-        connection = Connection.__new__(Connection)
-        connection._socket, connection._buffer = ours, bytearray(64 * 1024)
-        connection._start = connection._end = connection._parts = 0
+        connection = NodeConnection.__new__(NodeConnection)
+        connection._socket, connection._replies = ours, ReplyReader(RECEIVE_BYTES, MAX_LINE_BYTES)
         memory = memoryview(bytearray(64))
         try:
             for turn in range(8):
@@ -202,7 +208,7 @@ def test_an_array_of_arrays_is_bounded_in_all(serve, monkeypatch):
             peer.sendall(b"*60000\r\n" + b":1\r\n" * 59_999)
 
     address = serve(multiply)
-    connection = Connection(address, Credentials(), time.monotonic() + 5)
+    connection = NodeConnection(address, Credentials(), time.monotonic() + 5)
     try:
         with pytest.raises(NodeError, match="array of 60000 elements"):
             connection.ask(encode(b"CLUSTER", b"SLOTS"), time.monotonic() + 30)

@@ -126,7 +126,7 @@ def world(monkeypatch, start_node, stack):
         parent, _, last = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], last, module)
-    ours = [f"kvtide_cachenode.engines.sglang_{name}" for name in ("names", "hicache")]
+    ours = [f"kvtide_cachenode.engines.sglang.{name}" for name in ("names", "hicache")]
     for name in ours:
         monkeypatch.delitem(sys.modules, name, raising=False)
     world.module = importlib.import_module(ours[-1])

@@ -25,7 +25,7 @@ def scheduler_module(monkeypatch):
     for count in range(1, len(parts) + 1):
         monkeypatch.setitem(sys.modules, ".".join(parts[:count]), types.ModuleType("vllm"))
     sys.modules[BASE].KVConnectorMetadata = type("KVConnectorMetadata", (), {})
-    ours = [f"kvtide_cachenode.engines.vllm_{name}" for name in ("metadata", "scheduler")]
+    ours = [f"kvtide_cachenode.engines.vllm.{name}" for name in ("metadata", "scheduler")]
     for name in ours:
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield importlib.import_module(ours[-1])

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 import pytest
 import redis
 
-from kvtide_cachenode import lm_connection
 from kvtide_cachenode.cluster.topology import Node as Member
-from kvtide_cachenode.commands.forward import ServeHere
 from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
-from kvtide_cachenode.server import DataServer
+from kvtide_cachenode.serve import lm_connection
+from kvtide_cachenode.serve.commands.forward import ServeHere
+from kvtide_cachenode.serve.server import DataServer
 from kvtide_cachenode.store import Store
 from kvtide_cachenode.wire import lm
 

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from tests.status.conftest import SETTLED, WORLD, cache, node, pod
 
-from kvtide_cachenode.sizing import limit_for
+from kvtide_cachenode.contract.sizing import limit_for
 from kvtide_operator.act.seen import Seen
 from kvtide_operator.act.status import status_of
 from kvtide_operator.api.manifest import Manifest, ManifestError, load_manifest

@@ -18,7 +18,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtide_cachenode.trace_line import TraceLine
+from kvtide_cachenode.contract.trace_line import TraceLine
 from kvtide_operator.api.manifest import Manifest, load_manifest
 from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import TieredCache

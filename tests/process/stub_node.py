@@ -2,9 +2,16 @@
 
 from typing import Any
 
-from kvtide_cachenode.client import NodeRefused, NodeUnreachable
-from kvtide_cachenode.messages import ClusterStatus, Desired, NodeStatus, TierStatus, TraceStatus, Version
-from kvtide_cachenode.sizing import capacity_for
+from kvtide_cachenode.contract.client import NodeRefused, NodeUnreachable
+from kvtide_cachenode.contract.messages import (
+    ClusterStatus,
+    Desired,
+    NodeStatus,
+    TierStatus,
+    TraceStatus,
+    Version,
+)
+from kvtide_cachenode.contract.sizing import capacity_for
 
 NO_FAULT: tuple[int, dict[str, str]] = (0, {})
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from kvtide_cachenode.client import NodeClient
-from kvtide_cachenode.messages import CapacityRequest, Desired
+from kvtide_cachenode.contract.client import NodeClient
+from kvtide_cachenode.contract.messages import CapacityRequest, Desired
 from kvtide_operator.act.kubernetes.admin_token import admin_token
 from kvtide_operator.act.kubernetes.api import KubernetesApi
 from kvtide_operator.act.kubernetes.errors import InvalidError, NotLeaderError

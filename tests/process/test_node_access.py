@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kvtide_cachenode.client import NodeClient, NodeRefused
+from kvtide_cachenode.contract.client import NodeClient, NodeRefused
 from kvtide_operator.act.kubernetes.api import KubernetesApi
 from kvtide_operator.act.kubernetes.errors import InvalidError
 from kvtide_operator.api.manifest import Manifest, ManifestError

@@ -223,7 +223,7 @@ async def test_a_server_of_another_kind_is_given_up_with_a_reason(make_trace) ->
         report = await replay(make_trace([[block] for block in range(100)]), [target], OPTIONS)
     assert report.errors == FAILURES_IN_A_ROW_MAX
     line, array, end = report.error_reasons
-    assert line == f"{target}: sent a reply that begins with b'HTTP/1.1 400 Bad'"
+    assert line == f"{target}: sent b'HTTP/1.1 400 Bad', which is no reply that belongs here"
     assert array == f"{target}: sent an array where one value belongs"
     assert end == report.gave_up
 

@@ -15,11 +15,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from kvtide_cachenode.contract.sizing import SSD_ENTRY_BYTES
+from kvtide_cachenode.control.tiers import tier_status
 from kvtide_cachenode.eviction import make_policy
-from kvtide_cachenode.sizing import SSD_ENTRY_BYTES
 from kvtide_cachenode.store import CapacityError, SsdLog, StreamBrokenError, TieredStore
 from kvtide_cachenode.store.ssd.files import Directory, Files, SsdLogError
-from kvtide_cachenode.tiers import tier_status
 
 from .conftest import MI, open_tiered
 
@@ -286,6 +286,32 @@ async def test_a_value_too_large_for_dram_is_streamed(tmp_path: Path) -> None:
         await store.fetch(b"large")
     assert await value_of(store, b"large") == large
     assert len(store) == before
+    await store.close(0)
+
+
+def fill_with_others(store: TieredStore) -> None:
+    """From now on something beside the entries takes all of DRAM."""
+    store.charge_beside("others", store.capacity_bytes)
+    while len(store):
+        store.shrink(MI)
+
+
+@pytest.mark.parametrize("length", [500, 100_000])
+async def test_a_value_that_comes_up_and_finds_no_room_is_no_miss(tmp_path: Path, length: int) -> None:
+    store = await open_tiered(tmp_path, 8 * MI)
+    store.put(b"0", block(0, length))
+    for number in range(1, 100):
+        store.put(b"%d" % number, block(number))
+        await quiet(store)
+    assert store.below(b"0")
+    fill_with_others(store)
+    for _ in range(3):
+        with pytest.raises(CapacityError, match="no room in DRAM"):
+            await store.fetch(b"0")
+        assert await value_of(store, b"0") == block(0, length)
+    store.charge_beside("others", 0)
+    assert store.value(await store.fetch(b"0")) == block(0, length)
+    assert store.counters.get_misses == 0
     await store.close(0)
 
 

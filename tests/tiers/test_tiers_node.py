@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from kvtide_cachenode.client import NodeClient, NodeRefused
-from kvtide_cachenode.messages import CapacityRequest, Desired, IdleTimeouts, Version
+from kvtide_cachenode.contract.client import NodeClient, NodeRefused
+from kvtide_cachenode.contract.messages import CapacityRequest, Desired, IdleTimeouts, Version
 
 if TYPE_CHECKING:
     import redis

@@ -3,7 +3,7 @@
 import pytest
 from benches.engine_streams import Fleet, lines_of
 
-from kvtide_cachenode.access_trace import Inferred, TraceRing
+from kvtide_cachenode.access_trace.ring import Inferred, TraceRing
 from kvtide_operator.workload.readers.node import read_node_lines
 from kvtide_operator.workload.readers.parts import joined
 

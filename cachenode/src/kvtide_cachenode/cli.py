@@ -13,20 +13,24 @@ from typing import get_args
 import click
 import uvloop
 
-from kvtide_cachenode.admin import AdminServer
-from kvtide_cachenode.background import net
-from kvtide_cachenode.command_line import MISTAKE, Group
+from kvtide_cachenode.access.reloading import Loaded, Watched, keep_fresh
+from kvtide_cachenode.access.tls import Certificates, TlsError
+from kvtide_cachenode.access.users import Secret, Users, UsersError
 from kvtide_cachenode.config_file import read_config
+from kvtide_cachenode.contract.command_line import MISTAKE, Group
+from kvtide_cachenode.contract.logs import LogFormat, set_up
+from kvtide_cachenode.contract.option_types import AUTO, Address, Size
+from kvtide_cachenode.contract.sizing import PROCESS_BYTES
+from kvtide_cachenode.control.admin import AdminServer
+from kvtide_cachenode.control.opening import StoreOptions, close_store, keep_up, open_store
+from kvtide_cachenode.control.state import StateError, StateFile
 from kvtide_cachenode.eviction import NEEDED_WORTH, POLICIES, WriteAdmission
-from kvtide_cachenode.file_limit import raise_file_limit
-from kvtide_cachenode.lm_connection import LmConnection
-from kvtide_cachenode.logs import LogFormat, set_up
-from kvtide_cachenode.memory_limit import largest_capacity_bytes
 from kvtide_cachenode.node import Node
-from kvtide_cachenode.opening import StoreOptions, close_store, keep_up, open_store
-from kvtide_cachenode.option_types import AUTO, Address, Size
-from kvtide_cachenode.reloading import Loaded, Watched, keep_fresh
-from kvtide_cachenode.server import DataServer
+from kvtide_cachenode.process.background import net
+from kvtide_cachenode.process.memory_limit import largest_capacity_bytes
+from kvtide_cachenode.serve.file_limit import raise_file_limit
+from kvtide_cachenode.serve.lm_connection import LmConnection
+from kvtide_cachenode.serve.server import DataServer
 from kvtide_cachenode.shards import (
     MAX_SHARDS,
     ShardError,
@@ -35,11 +39,7 @@ from kvtide_cachenode.shards import (
     shard_commands,
     supervise,
 )
-from kvtide_cachenode.sizing import PROCESS_BYTES
-from kvtide_cachenode.state import StateError, StateFile
 from kvtide_cachenode.store import SsdLogError
-from kvtide_cachenode.tls import Certificates, TlsError
-from kvtide_cachenode.users import Secret, Users, UsersError
 
 # At SIGTERM, requests under way may take so long; then connections are closed, and the tiers get their time.
 FINISH_S = 5.0

@@ -8,19 +8,19 @@ from importlib.metadata import version
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
-from kvtide_cachenode.access_trace import Inferred, TraceRing
+from kvtide_cachenode.access.reloading import Loaded, Watched
+from kvtide_cachenode.access.users import Users
+from kvtide_cachenode.access_trace.inference import Inference
+from kvtide_cachenode.access_trace.ring import Inferred, TraceRing
 from kvtide_cachenode.client_memory import ClientMemory
-from kvtide_cachenode.failures import Failures
-from kvtide_cachenode.inference import Inference
-from kvtide_cachenode.latency import Histogram
-from kvtide_cachenode.membership import Membership
-from kvtide_cachenode.reloading import Loaded, Watched
-from kvtide_cachenode.rounds import Rounds
+from kvtide_cachenode.peers.membership import Membership
+from kvtide_cachenode.process.failures import Failures
+from kvtide_cachenode.process.latency import Histogram
+from kvtide_cachenode.process.rounds import Rounds
 from kvtide_cachenode.store import Store
-from kvtide_cachenode.users import Users
 
 if TYPE_CHECKING:
-    from kvtide_cachenode.session import Session
+    from kvtide_cachenode.serve.session import Session
 
 VERSION = version("kvtide")
 

@@ -23,15 +23,15 @@ from typing import Any, Final
 
 import msgspec
 
-from kvtide_cachenode.background import every, net, until_done
+from kvtide_cachenode.access.reloading import Loaded, Watched, keep_fresh
+from kvtide_cachenode.access.users import Secret
 from kvtide_cachenode.cluster.redirect import LAST_HOP
 from kvtide_cachenode.cluster.shares import first_topology
 from kvtide_cachenode.cluster.topology import Node, Topology
-from kvtide_cachenode.failures import Failures
-from kvtide_cachenode.peer_link import PeerLostError, PeerState
-from kvtide_cachenode.peers import Peers
-from kvtide_cachenode.reloading import Loaded, Watched, keep_fresh
-from kvtide_cachenode.users import Secret
+from kvtide_cachenode.peers.link import PeerLostError, PeerState
+from kvtide_cachenode.peers.links import Peers
+from kvtide_cachenode.process.background import every, net, until_done
+from kvtide_cachenode.process.failures import Failures
 
 MAX_SHARDS: Final = 64
 # A shard that ended is started again after so long, and twice as long after each start that fails.

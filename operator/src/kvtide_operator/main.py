@@ -15,8 +15,8 @@ import click
 import kopf
 from prometheus_client import disable_created_metrics
 
-from kvtide_cachenode.command_line import MISTAKE, Command
-from kvtide_cachenode.logs import LogFormat, set_up
+from kvtide_cachenode.contract.command_line import MISTAKE, Command
+from kvtide_cachenode.contract.logs import LogFormat, set_up
 from kvtide_operator.act.kubernetes.transport import CredentialsError
 from kvtide_operator.endpoints import ListenError
 from kvtide_operator.observe.watch_relist import selector_of

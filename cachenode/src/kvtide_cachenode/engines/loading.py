@@ -13,10 +13,11 @@ from typing import Final, Generic
 
 from kvtide_cachenode.engines.container import HEADER_BYTES, ContainerError, read
 from kvtide_cachenode.engines.lookup import ASKING
+from kvtide_cachenode.engines.node_connection import Address, NodeError
 from kvtide_cachenode.engines.node_set import NodeSet, redirected_to
-from kvtide_cachenode.engines.resp_client import Address, NodeError, Refused, encode
 from kvtide_cachenode.engines.staging import SlotT, noting_accidents
 from kvtide_cachenode.engines.tally import Tally
+from kvtide_cachenode.wire.resp_client import Refused, encode
 
 MAX_BATCH_BLOCKS: Final = 8  # GETs sent at once on one connection
 COPY_S: Final = 0.001  # a block's copy takes about so long

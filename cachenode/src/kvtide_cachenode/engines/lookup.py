@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from kvtide_cachenode.engines.block_keys import BlockName
+from kvtide_cachenode.engines.node_connection import Address, NodeError
 from kvtide_cachenode.engines.node_set import NodeSet, redirected_to
-from kvtide_cachenode.engines.resp_client import Address, NodeError, Refused, encode
+from kvtide_cachenode.wire.resp_client import Refused, encode
 
 FIRST_CHUNK_BLOCKS: Final = 16  # a look-up asks for so many blocks, then for twice as many, …
 MAX_CHUNK_BLOCKS: Final = 1024  # … up to this, and stops at the first that is missing

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from kvtide_cachenode.cluster.slots import SLOTS, key_slot
-from kvtide_cachenode.engines.resp_client import Address, Connection, Credentials, NodeError, Refused, encode
+from kvtide_cachenode.engines.node_connection import Address, Credentials, NodeConnection, NodeError
+from kvtide_cachenode.wire.resp_client import Refused, encode
 
 REFRESH_S: Final = 5.0
 MAP_TIMEOUT_S: Final = 1.0
@@ -47,7 +48,7 @@ class NodeSet:
         self._owners: list[Address] = [seeds[0]] * SLOTS
         self._health: dict[Address, _Health] = {}
         self._mine = threading.local()
-        self._open: set[Connection] = set()
+        self._open: set[NodeConnection] = set()
         self._refresh = threading.Event()
         self._closing = False
         self._load_map()
@@ -64,7 +65,7 @@ class NodeSet:
         return health is None or time.monotonic() >= health.paused_until_s
 
     @contextmanager
-    def connection(self, address: Address, deadline_s: float) -> Iterator[Connection]:
+    def connection(self, address: Address, deadline_s: float) -> Iterator[NodeConnection]:
         """This thread's connection to a node; a failure within the block closes it and pauses the node.
 
         Raises:
@@ -75,7 +76,7 @@ class NodeSet:
             while len(self._health) >= MAX_REMEMBERED:
                 self._health.pop(next(iter(self._health)), None)
             health = self._health.setdefault(address, _Health())
-        kept: dict[Address, tuple[int, Connection]] = self._mine.__dict__.setdefault("kept", {})
+        kept: dict[Address, tuple[int, NodeConnection]] = self._mine.__dict__.setdefault("kept", {})
         failures = health.failures
         age, connection = kept.pop(address, (failures, None))
         if connection is not None and (age != failures or not connection.is_open()):
@@ -83,7 +84,7 @@ class NodeSet:
             connection = None
         try:
             if connection is None:
-                connection = Connection(address, self._credentials, deadline_s)
+                connection = NodeConnection(address, self._credentials, deadline_s)
                 self._open.add(connection)
             if self._closing:
                 raise NodeError("the engine is ending")
@@ -111,7 +112,7 @@ class NodeSet:
         for connection in list(self._open):
             self._forget(connection)
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: NodeConnection) -> None:
         self._open.discard(connection)
         connection.close()
 
@@ -151,7 +152,7 @@ class NodeSet:
 
     def _ask_for_map(self, address: Address) -> object:
         deadline_s = time.monotonic() + MAP_TIMEOUT_S
-        connection = Connection(address, self._credentials, deadline_s)
+        connection = NodeConnection(address, self._credentials, deadline_s)
         try:
             return connection.ask(encode(b"CLUSTER", b"SLOTS"), deadline_s)
         finally:

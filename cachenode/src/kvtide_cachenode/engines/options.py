@@ -7,8 +7,8 @@ from typing import Annotated, Final
 
 import msgspec
 
-from kvtide_cachenode.engines.resp_client import Credentials
-from kvtide_cachenode.quantity import parse_quantity
+from kvtide_cachenode.contract.quantity import parse_quantity
+from kvtide_cachenode.engines.node_connection import Credentials
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 _Threads = Annotated[int, msgspec.Meta(ge=1, le=64)]

@@ -9,10 +9,11 @@ from typing import Final, Generic
 
 from kvtide_cachenode.engines.container import HEADER_BYTES, Qualities, header
 from kvtide_cachenode.engines.lookup import ASKING
+from kvtide_cachenode.engines.node_connection import Address, NodeError
 from kvtide_cachenode.engines.node_set import NodeSet, redirected_to
-from kvtide_cachenode.engines.resp_client import Address, NodeError, Refused, encode_set
 from kvtide_cachenode.engines.staging import SlotT, noting_accidents
 from kvtide_cachenode.engines.tally import Tally
+from kvtide_cachenode.wire.resp_client import Refused, encode_set
 
 STORE_TIMEOUT_S: Final = 5.0
 FINISH_S: Final = 2.0  # for stores under way when the engine ends

@@ -8,10 +8,11 @@ from typing import Final
 
 import msgspec
 
+from kvtide_cachenode.contract.trace_line import EngineLine
+from kvtide_cachenode.engines.node_connection import NodeError
 from kvtide_cachenode.engines.node_set import NodeSet
-from kvtide_cachenode.engines.resp_client import NodeError, Refused, encode
 from kvtide_cachenode.engines.tally import Tally
-from kvtide_cachenode.trace_line import EngineLine
+from kvtide_cachenode.wire.resp_client import Refused, encode
 
 MAX_WAITING_LINES: Final = 10_000  # more are dropped and counted
 SEND_TIMEOUT_S: Final = 2.0

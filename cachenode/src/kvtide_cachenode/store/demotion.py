@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Final
 from zlib import crc32
 
+from kvtide_cachenode.contract.sizing import LOG_INDEX_SHARE
 from kvtide_cachenode.eviction import Policy, WriteAdmission, admits, root_in_key
-from kvtide_cachenode.sizing import LOG_INDEX_SHARE
 from kvtide_cachenode.store.index import Entry, Index
 from kvtide_cachenode.store.room import SLICE_ENTRIES
 from kvtide_cachenode.store.ssd import SsdLog, Stored, Tasks

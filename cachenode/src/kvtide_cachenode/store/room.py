@@ -2,9 +2,9 @@
 
 from typing import Final
 
+from kvtide_cachenode.contract.sizing import PROCESS_BYTES
 from kvtide_cachenode.eviction import Policy
-from kvtide_cachenode.heap import Heap
-from kvtide_cachenode.sizing import PROCESS_BYTES
+from kvtide_cachenode.process.heap import Heap
 from kvtide_cachenode.store.arena import Arena
 from kvtide_cachenode.store.counters import Counters
 from kvtide_cachenode.store.index import Entry, Index

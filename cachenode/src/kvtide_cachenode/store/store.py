@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Final
 
@@ -69,6 +69,9 @@ class Store(Room):
     def below(self, key: bytes) -> bool:  # noqa: ARG002 - there is no tier below; `TieredStore` has one
         """Whether a key is in a lower tier only."""
         return False
+
+    def read_ahead(self, keys: Iterable[bytes]) -> None:
+        """Begin to bring up keys that are below and will be fetched soon."""
 
     def length_of(self, key: bytes) -> int | None:
         """Bytes of a key's value, None when there is none."""

@@ -33,6 +33,7 @@ class _Reading:
 
     done: asyncio.Event = field(default_factory=asyncio.Event)
     missed: bool = False
+    lacked_room: bool = False
 
 
 class TieredStore(DemotingStore):
@@ -127,6 +128,11 @@ class TieredStore(DemotingStore):
             await reading.done.wait()
             if reading.missed:
                 break
+            if reading.lacked_room:
+                raise CapacityError(f"no room in DRAM for a value of {length} bytes")
+        else:
+            if self.below(key):
+                raise CapacityError("values leave DRAM as soon as they come: it has no room to speak of")
         self.counters.get_misses += 1
         return None
 
@@ -261,13 +267,14 @@ class TieredStore(DemotingStore):
             if current:
                 del self._reading[key]
             if current and result == len(memory):
-                self._promote(key, target)
+                reading.lacked_room = not self._promote(key, target)
             elif isinstance(target, Reservation):
                 self._give_up(target, result)
             reading.missed = isinstance(result, Missed)
             reading.done.set()
 
-    def _promote(self, key: bytes, target: Reservation | bytearray) -> None:
+    def _promote(self, key: bytes, target: Reservation | bytearray) -> bool:
+        """Put a value that was read into DRAM; False where there is no room."""
         if isinstance(target, Reservation):
             super().commit(self.log.own(key), target)
             length = len(target.memory)
@@ -276,7 +283,7 @@ class TieredStore(DemotingStore):
             try:
                 super().put(self.log.own(key), bytes(target))
             except CapacityError:
-                return
+                return False
         self.counters.sets -= 1  # no client stored it
         self.counters.written_bytes -= length
         self.movement.promoted += 1
@@ -285,6 +292,7 @@ class TieredStore(DemotingStore):
         if entry is not None:
             entry.worth = TOUCHED_TWICE
         self._stage()
+        return True
 
     def _give_up(self, target: Reservation, result: "int | Missed | None") -> None:
         if isinstance(result, Missed) and result.settled is not None:

@@ -15,6 +15,7 @@ arguments comes as `Landed`, its words apart from its places: nothing stands amo
 import shlex
 from collections import deque
 from collections.abc import Mapping
+from itertools import islice
 from typing import Final
 
 from kvtide_cachenode.wire.events import Announced, Broken, Command, Event, Grow, Landed, Place, grown
@@ -187,6 +188,10 @@ class RequestParser:
             event = _STEPS[state](self)
             if event is not None or (self._state == state and self._start == start):
                 return event
+
+    def ahead(self, count: int) -> list[list[bytes]]:
+        """Up to ``count`` of the commands that the next events are, as far as they are known."""
+        return list(islice(self._ready, count))
 
     def land(self, place: Place) -> None:
         """Answer an `Announced` event: its bytes go to ``place``, for as long as it grows."""

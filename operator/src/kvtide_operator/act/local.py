@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from kvtide_cachenode.client import NodeClient, NodeError
-from kvtide_cachenode.messages import CapacityRequest, Desired
+from kvtide_cachenode.contract.client import NodeClient, NodeError
+from kvtide_cachenode.contract.messages import CapacityRequest, Desired
 from kvtide_operator.act.parent import end_with_parent
 from kvtide_operator.api.status import MAX_DECISIONS, DecisionStatus
 from kvtide_operator.decide.converge.documents import idle_timeouts

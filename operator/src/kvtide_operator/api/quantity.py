@@ -8,7 +8,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
 
-from kvtide_cachenode.quantity import MAX_CHARS, PATTERN, format_quantity, parse_amount, parse_quantity
+from kvtide_cachenode.contract.quantity import (
+    MAX_CHARS,
+    PATTERN,
+    format_quantity,
+    parse_amount,
+    parse_quantity,
+)
 from kvtide_operator.api.base import rule
 
 __all__ = [

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from kvtide_cachenode.sizing import (
+from kvtide_cachenode.contract.sizing import (
     MI,
     PROCESS_BYTES,
     SLACK_PERCENT,

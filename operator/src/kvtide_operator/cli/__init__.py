@@ -4,7 +4,7 @@ from importlib import import_module
 
 import click
 
-from kvtide_cachenode.command_line import Group
+from kvtide_cachenode.contract.command_line import Group
 
 COMMANDS = {
     "curve": "Hit ratio against capacity, for every capacity in one pass.",

@@ -2,7 +2,7 @@
 
 import click
 
-from kvtide_cachenode.command_line import FAILED, MISTAKE
+from kvtide_cachenode.contract.command_line import FAILED, MISTAKE
 
 
 class UserError(click.ClickException):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvtide_cachenode.command_line import INFEASIBLE
+from kvtide_cachenode.contract.command_line import INFEASIBLE
 from kvtide_operator.cli import options
 from kvtide_operator.cli.errors import UserError
 

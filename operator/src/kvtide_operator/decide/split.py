@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from kvtide_cachenode.sizing import MI, PAGE_BYTES, capacity_for, limit_for
+from kvtide_cachenode.contract.sizing import MI, PAGE_BYTES, capacity_for, limit_for
 from kvtide_operator.api.quantity import format_quantity
 from kvtide_operator.api.tierclass import Volume
 from kvtide_operator.api.tieredcache import TieredCacheSpec

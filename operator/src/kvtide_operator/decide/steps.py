@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from kvtide_cachenode.messages import Desired
+from kvtide_cachenode.contract.messages import Desired
 
 
 @dataclass(frozen=True, slots=True)

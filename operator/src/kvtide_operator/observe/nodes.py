@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Callable, Mapping
 
-from kvtide_cachenode.client import NodeClient, NodeError
-from kvtide_cachenode.messages import NodeStatus
+from kvtide_cachenode.contract.client import NodeClient, NodeError
+from kvtide_cachenode.contract.messages import NodeStatus
 from kvtide_operator.observe.history import Page
 from kvtide_operator.world.nodes import NodeState, SilentNode, SsdState, World
 

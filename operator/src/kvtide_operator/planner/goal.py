@@ -1,6 +1,6 @@
 """What a manifest lets the planner choose from, and what it asks for."""
 
-from kvtide_cachenode.sizing import capacity_for
+from kvtide_cachenode.contract.sizing import capacity_for
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.plan.search import Search
 from kvtide_operator.plan.selector import Constraints

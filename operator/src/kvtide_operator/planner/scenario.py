@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kvtide_cachenode.sizing import SSD_ENTRY_BYTES
+from kvtide_cachenode.contract.sizing import SSD_ENTRY_BYTES
 from kvtide_operator.api.engine import BaseProfile, CatalogueProfile, MeasuredProfile
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.api.tierclass import TierClass

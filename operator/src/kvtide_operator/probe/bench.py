@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final
 
-from kvtide_cachenode.client import NodeClient
-from kvtide_cachenode.messages import NodeStatus
+from kvtide_cachenode.contract.client import NodeClient
+from kvtide_cachenode.contract.messages import NodeStatus
+from kvtide_cachenode.wire.resp_client import encode
 from kvtide_operator.probe.engine import Answer, Engine
-from kvtide_operator.replay.connection import Connection, encode
+from kvtide_operator.replay.target_connection import TargetConnection
 from kvtide_operator.replay.targets import parse_targets
 from kvtide_operator.simulate.engine_profile import EngineProfile
 from kvtide_operator.workload.readers.node import read_node_lines
@@ -71,7 +72,7 @@ class Bench:
         """
         status = await self.node.status()
         (target,) = parse_targets(f"redis://{status.listen}")
-        connection = await Connection.open_to(target)
+        connection = await TargetConnection.open_to(target)
         try:
             await connection.ask([encode(b"FLUSHALL")])
         finally:

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kvtide_cachenode.client import NodeError
-from kvtide_cachenode.messages import TierStatus
+from kvtide_cachenode.contract.client import NodeError
+from kvtide_cachenode.contract.messages import TierStatus
 from kvtide_operator.probe.bench import Bench, Setup, ValidationError, measured_node
 from kvtide_operator.probe.conversations import (
     TURN_TOKENS,
@@ -23,7 +23,7 @@ from kvtide_operator.probe.validation import (
     simulated,
     trace_of,
 )
-from kvtide_operator.replay.connection import AccessError, PeerError
+from kvtide_operator.replay.target_connection import AccessError, PeerError
 from kvtide_operator.simulate.engine_profile import ProfileError, ProfileFile, parse_profile
 from kvtide_operator.simulate.errors import SimulationError
 from kvtide_operator.simulate.step_fit import FitError, slower

@@ -12,7 +12,7 @@ from concurrent.futures import Executor as Threads
 from contextlib import contextmanager
 from typing import Final
 
-from kvtide_cachenode.client import NodeClient, NodeError, NodeRefused
+from kvtide_cachenode.contract.client import NodeClient, NodeError, NodeRefused
 from kvtide_operator.act.kubernetes.admin_token import admin_token
 from kvtide_operator.act.kubernetes.api import KubernetesApi
 from kvtide_operator.act.kubernetes.children import ADMIN_PORT, admin_secret, admin_secret_name

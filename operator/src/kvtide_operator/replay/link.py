@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Iterable
 from typing import Self
 
-from kvtide_operator.replay.connection import AccessError, Connection, PeerError
-from kvtide_operator.replay.reply import Check, Scalar
+from kvtide_cachenode.wire.resp_client import Check
+from kvtide_operator.replay.target_connection import AccessError, Answer, PeerError, TargetConnection
 from kvtide_operator.replay.targets import Target
 
 FAILURES_IN_A_ROW_MAX = 20
@@ -30,7 +30,7 @@ class TargetHealth:
 class Link:
     """One worker's way to one target. Use `open_to` to make one."""
 
-    def __init__(self, health: TargetHealth, connection: Connection) -> None:
+    def __init__(self, health: TargetHealth, connection: TargetConnection) -> None:
         self._health = health
         self._connection = connection
 
@@ -42,7 +42,7 @@ class Link:
             PeerError: nobody answers there.
             AccessError: the password is wrong or missing.
         """
-        return cls(health, await Connection.open_to(health.target))
+        return cls(health, await TargetConnection.open_to(health.target))
 
     @property
     def target(self) -> Target:
@@ -54,7 +54,7 @@ class Link:
         """Whether the server last connected to is a kvtide node."""
         return self._connection.is_kvtide
 
-    async def ask(self, command: Iterable[bytes | memoryview], check: Check | None = None) -> Scalar:
+    async def ask(self, command: Iterable[bytes | memoryview], check: Check | None = None) -> Answer:
         """Send one encoded command, on a new connection if the last one broke, and wait for its reply.
 
         Raises:
@@ -66,8 +66,8 @@ class Link:
             if not self._connection.is_open:
                 if health.failures_in_a_row:
                     await asyncio.sleep(RETRY_PAUSE_S)
-                self._connection = await Connection.open_to(health.target)
-            scalar = await self._connection.ask(command, check)
+                self._connection = await TargetConnection.open_to(health.target)
+            answer = await self._connection.ask(command, check)
         except (PeerError, AccessError) as failure:
             health.failures_in_a_row += 1
             if health.failures_in_a_row >= FAILURES_IN_A_ROW_MAX:
@@ -75,7 +75,7 @@ class Link:
                 raise GaveUpError(why) from None
             raise
         health.failures_in_a_row = 0
-        return scalar
+        return answer
 
     def close(self) -> None:
         """Close at once."""

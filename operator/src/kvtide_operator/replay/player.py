@@ -8,17 +8,17 @@ from functools import partial
 
 import msgspec
 
+from kvtide_cachenode.wire.resp_client import Check, Compared, Refused, encode, encode_set
 from kvtide_operator.replay.blocks import BlockValues, key_of
-from kvtide_operator.replay.connection import AccessError, PeerError, encode
 from kvtide_operator.replay.link import GaveUpError, Link, TargetHealth
 from kvtide_operator.replay.measure import Operation
-from kvtide_operator.replay.reply import Check, CheckedValue, Scalar, ServerError
 from kvtide_operator.replay.report import Books, ReplayReport, ReplayTotals
+from kvtide_operator.replay.target_connection import AccessError, Answer, PeerError
 from kvtide_operator.replay.targets import Target, owner_of
 from kvtide_operator.workload.spread import spread
 from kvtide_operator.workload.trace import Trace
 
-_NO_ANSWER = ServerError("no answer")
+_NO_ANSWER = Refused("no answer")
 """Stands for the reply to a command that got none."""
 
 
@@ -171,10 +171,10 @@ class _Worker:
             key = key_of(block_id)
             check = partial(self._values.matches, block_id)
             value = await self._timed(self._books.get, key, [encode(b"GET", key)], check)
-            if not isinstance(value, CheckedValue):
+            if not isinstance(value, Compared):
                 return loaded
             self._books.get.bytes += value.length
-            if not value.right or value.length != self._values.block_bytes:
+            if not value.is_right or value.length != self._values.block_bytes:
                 self._books.totals.wrong_bytes += 1
         return len(ids)
 
@@ -182,9 +182,11 @@ class _Worker:
         size = self._values.block_bytes
         for block_id in ids:
             key = key_of(block_id)
-            head = b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(key), key, size)
             header, body = self._values.value(block_id)
-            if await self._timed(self._books.set, key, [head + header, body, b"\r\n"]) == b"OK":
+            if (
+                await self._timed(self._books.set, key, [encode_set(key, size) + header, body, b"\r\n"])
+                == b"OK"
+            ):
                 self._books.set.bytes += size
 
     async def _report(self, request: int, arrival_s: float, ids: list[int], hit_blocks: int) -> None:
@@ -209,33 +211,33 @@ class _Worker:
         key: bytes,
         command: Iterable[bytes | memoryview],
         check: Check | None = None,
-    ) -> Scalar:
+    ) -> Answer:
         """Ask the owner of ``key`` and measure how long an answer took."""
         began_s = time.perf_counter()
         operation.begin(began_s)
         try:
-            scalar = await self._ask(owner_of(key, self._links), command, check)
+            answer = await self._ask(owner_of(key, self._links), command, check)
         finally:
             ended_s = time.perf_counter()
             operation.end(ended_s)
-        if scalar is not _NO_ANSWER:
+        if answer is not _NO_ANSWER:
             operation.latency.add(ended_s - began_s)
-        return scalar
+        return answer
 
     async def _ask(
         self, owner: int, command: Iterable[bytes | memoryview], check: Check | None = None
-    ) -> Scalar:
+    ) -> Answer:
         """Ask one target; a refusal and a failure are counted, and stand for themselves."""
         link = self._links[owner]
         totals = self._books.totals
         try:
-            scalar = await link.ask(command, check)
+            answer = await link.ask(command, check)
         except (PeerError, AccessError) as failure:
             totals.count_error(f"{link.target}: {failure}")
             return _NO_ANSWER
         except GaveUpError as end:
             totals.count_error(str(end))
             raise
-        if isinstance(scalar, ServerError):
-            totals.count_error(f"{link.target}: {scalar.text}")
-        return scalar
+        if isinstance(answer, Refused):
+            totals.count_error(f"{link.target}: {answer.text}")
+        return answer

@@ -6,7 +6,7 @@ from math import ceil
 
 import numpy as np
 
-from kvtide_cachenode.sizing import LOG_INDEX_SHARE
+from kvtide_cachenode.contract.sizing import LOG_INDEX_SHARE
 from kvtide_operator.simulate.batch import idle_batch
 from kvtide_operator.simulate.cache_pass import CachePass, cache_pass
 from kvtide_operator.simulate.channel import idle_channel

@@ -6,7 +6,7 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
-from kvtide_cachenode.trace_line import TraceLine
+from kvtide_cachenode.contract.trace_line import TraceLine
 from kvtide_operator.workload.trace import Trace
 
 _CHUNK_REQUESTS = 4096

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from kvtide_cachenode.cluster.topology import Topology
-from kvtide_cachenode.messages import IdleTimeouts, Version
+from kvtide_cachenode.contract.messages import IdleTimeouts, Version
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Callable, Iterator
 
-from kvtide_cachenode.sizing import SSD_ENTRY_BYTES, SSD_KEY_BYTES
+from kvtide_cachenode.contract.sizing import SSD_ENTRY_BYTES, SSD_KEY_BYTES
 from kvtide_cachenode.store.ssd.record import record_bytes
 
 # The segment number of a row that holds no entry.

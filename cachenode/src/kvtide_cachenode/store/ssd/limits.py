@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from kvtide_cachenode.sizing import SSD_ENTRY_BYTES
+from kvtide_cachenode.contract.sizing import SSD_ENTRY_BYTES
 from kvtide_cachenode.store.ssd.index import LogIndex
 from kvtide_cachenode.store.ssd.space import Segments, segment_bytes
 

@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
-from kvtide_cachenode.background import report
+from kvtide_cachenode.process.background import report
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Final
 
-from kvtide_cachenode.quantity import parse_amount
+from kvtide_cachenode.contract.quantity import parse_amount
 from kvtide_operator.world.kinds import Raw
 
 # Lists whose items server-side apply merges by these fields (``x-kubernetes-list-map-keys`` of the built-in

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from kvtide_cachenode.client import NodeClient, NodeError, NodeRefused
+from kvtide_cachenode.contract.client import NodeClient, NodeError, NodeRefused
 from kvtide_operator.act.kubernetes.api import KubernetesApi
 from kvtide_operator.act.kubernetes.errors import (
     ApiError,

@@ -105,7 +105,7 @@ async def _validate(
 
     import msgspec
 
-    from kvtide_cachenode.client import NodeClient
+    from kvtide_cachenode.contract.client import NodeClient
     from kvtide_operator.cli.engine.calibrate import facts_of, profile_file, text_of
     from kvtide_operator.cli.engine.progress import Bar
     from kvtide_operator.probe.bench import Bench

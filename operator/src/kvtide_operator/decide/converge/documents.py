@@ -3,7 +3,7 @@
 import math
 
 from kvtide_cachenode.cluster.topology import Topology
-from kvtide_cachenode.messages import CapacityRequest, Desired, IdleTimeouts
+from kvtide_cachenode.contract.messages import CapacityRequest, Desired, IdleTimeouts
 from kvtide_operator.decide.steps import Target, TellNode
 from kvtide_operator.world.nodes import NodeState
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from kvtide_cachenode.sizing import capacity_for
+from kvtide_cachenode.contract.sizing import capacity_for
 from kvtide_operator.api.tierclass import Volume
 from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.decide.converge.claims import left_over, next_claim

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
-from kvtide_cachenode.sizing import capacity_for
+from kvtide_cachenode.contract.sizing import capacity_for
 from kvtide_operator.api.quantity import parse_cpu
 from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.decide.steps import Held, NodeSizes

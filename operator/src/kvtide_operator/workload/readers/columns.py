@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kvtide_cachenode.trace_line import TraceLine
+from kvtide_cachenode.contract.trace_line import TraceLine
 from kvtide_operator.workload.readers.text import TraceText
 from kvtide_operator.workload.trace import ObservedAt, Trace, TraceError, renumber
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kvtide_cachenode.trace_line import DOUBTS, TraceLine
+from kvtide_cachenode.contract.trace_line import DOUBTS, TraceLine
 from kvtide_operator.workload.readers.columns import Columns
 from kvtide_operator.workload.readers.parts import joined
 from kvtide_operator.workload.readers.text import TraceText

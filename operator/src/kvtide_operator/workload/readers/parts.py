@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from kvtide_cachenode.trace_line import TraceLine
+from kvtide_cachenode.contract.trace_line import TraceLine
 
 BEGIN_MS = 30
 """Parts of one request begin within so long of each other: a look-up takes about a millisecond a block …"""

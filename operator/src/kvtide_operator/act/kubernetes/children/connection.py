@@ -75,7 +75,7 @@ def _own_arguments(cache: TieredCache) -> str:
         options["tls_ca_file"] = f"{MOUNT}/ca.crt"
     transfer = {
         "kv_connector": "KvtideConnector",
-        "kv_connector_module_path": "kvtide_cachenode.engines.vllm_connector",
+        "kv_connector_module_path": "kvtide_cachenode.engines.vllm.connector",
         "kv_role": "kv_both",
         "kv_load_failure_policy": "recompute",
         "kv_connector_extra_config": options,

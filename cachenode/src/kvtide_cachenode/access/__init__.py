@@ -1,0 +1,1 @@
+"""Who may come in: users and roles, TLS, and files that are read again when they change."""

@@ -1,0 +1,1 @@
+"""What both programs share: all that the operator imports of the node, besides the pure packages."""

@@ -1,0 +1,1 @@
+"""This node among the others: links to them, the topology, entries on the move."""

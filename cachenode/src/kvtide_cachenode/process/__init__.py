@@ -1,0 +1,1 @@
+"""What the process has, and where its defects go."""

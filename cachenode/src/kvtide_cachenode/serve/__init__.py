@@ -1,0 +1,1 @@
+"""The data port: connections, requests, replies and the commands."""
