@@ -133,7 +133,8 @@ class Connection:
         self.session.close()
 
     def _readable(self) -> None:
-        if len(self.session.node.sessions) >= CROWD and self._was_read():
+        in_crowd = len(self.session.node.sessions) >= CROWD
+        if in_crowd and self._was_read():
             self._pause()
             self._loop.call_soon(self._resume)
             return
@@ -141,7 +142,7 @@ class Connection:
         session, began_s = self.session, time.monotonic()
         session.now_s = time.time()
         commands = session.node.commands_total
-        for _ in range(RECEIVES_PER_TURN):
+        for _ in range(1 if in_crowd else RECEIVES_PER_TURN):
             buffers = parser.buffers(self._clients.receive_bytes)
             try:
                 if len(buffers) == 1:
