@@ -2,10 +2,12 @@
 
 import asyncio
 import errno
+import gc
 import os
 import resource
 import socket
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -239,6 +241,37 @@ async def test_who_holds_most_is_cut_off_and_the_sum_is_charged_to_the_tier() ->
         sum(store.peek(key).charge for keys in store.hottest() for key in keys),
     )
     store.check()
+
+
+async def test_who_stays_does_not_get_the_room_of_those_that_were_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client_memory, "CALM_S", 0.05)
+    clients = ClientMemory(Store(1024 * MI, 1024 * MI, make_policy("lru")))
+    for _ in range(STRANGERS):
+        clients.joined()
+    before = clients.limit_bytes
+    for _ in range(STRANGERS):  # all but the last few are cut off, and leave
+        gone = clients.cut_off
+        clients.holds(Holder(), 2 * MI)
+        if clients.cut_off > gone:
+            clients.left(Holder())
+        assert clients.total_bytes <= before + 2 * MI
+    assert clients.cut_off > STRANGERS - 20
+    assert clients.limit_bytes <= before
+    await until(lambda: clients.limit_bytes > 2 * before)
+
+
+async def test_however_many_are_served_before_the_loop_comes_round_the_sum_is_bound() -> None:
+    clients = ClientMemory(Store(64 * MI, 64 * MI, make_policy("lru")))
+    holders = [Holder() for _ in range(100)]
+    for holder in holders:
+        clients.joined()
+        clients.holds(holder, 2 * MI)
+        assert clients.total_bytes <= clients.limit_bytes + 2 * MI
+    assert not holders[-1].told
+    await asyncio.sleep(0)
+    assert clients.total_bytes <= clients.limit_bytes
 
 
 async def test_the_tier_makes_way_for_what_clients_hold_however_small_its_entries() -> None:
@@ -517,4 +550,29 @@ async def test_in_a_crowd_nobody_is_read_twice_in_a_round_of_the_loop(
             client.setblocking(False)
             assert await asyncio.get_running_loop().sock_recv(client, 100) == b"+PONG\r\n" * 3
     finally:
+        await data.stop()
+
+
+async def test_what_a_closed_connection_held_is_free_without_the_collector() -> None:
+    """Garbage in cycles is collected by the number of objects: gigabytes may wait in a few."""
+    made: list[weakref.ref[Connection]] = []
+
+    class Known(Connection):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(weakref.ref(self))
+
+    node = Node(Store(MI, MI, make_policy("lru")), block_tokens=16)
+    data = DataServer(node, Known)
+    _, port = data.start("127.0.0.1", 0)
+    gc.disable()
+    try:
+        async with talk(port) as client:
+            client.writer.write(b"*2\r\n$4\r\nECHO\r\n$2000000\r\n" + bytes(1000))
+            await until(lambda: node.clients.total_bytes > 0)
+            client.writer.transport.abort()
+            await until(lambda: not node.sessions)
+        await until(lambda: made[0]() is None)
+    finally:
+        gc.enable()
         await data.stop()

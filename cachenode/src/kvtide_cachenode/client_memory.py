@@ -15,6 +15,8 @@ from kvtide_cachenode.wire.resp import BUFFER_BYTES, READY_FACTOR
 # The bound for few clients, and how much lower it is for each connection: 2,000 have 34 MiB together.
 CLIENTS_BYTES: Final = 128 * 1024 * 1024
 EACH_BYTES: Final = 48 * 1024
+# Who was cut off counts as connected for so long: those who stay do not get the room of those who went.
+CALM_S: Final = 60.0
 # Never more than this part of the tier, and never less than the least.
 CLIENTS_SHARE: Final = 1 / 2
 LEAST_BYTES: Final = 16 * 1024 * 1024
@@ -80,8 +82,11 @@ class ClientMemory:
         self.total_bytes += size_bytes - before
         self._charge()
         if self.total_bytes > self.limit_bytes and not self._relieving:
-            self._relieving = True
-            asyncio.get_running_loop().call_soon(self._relieve)
+            self._relieve(client)
+
+    def _calm(self) -> None:
+        self._connections -= 1
+        self._divide()
 
     def _divide(self) -> None:
         allowance = self.limit_bytes // (2 * max(self._connections, 1))
@@ -106,15 +111,22 @@ class ClientMemory:
         if self._making_room:
             asyncio.get_running_loop().call_soon(self._make_room)
 
-    def _relieve(self) -> None:
-        self._relieving = False
+    def _relieve(self, busy: Client | None = None) -> None:
+        """Cut off at once who holds most: a round of the loop brings gigabytes. ``busy`` comes later."""
+        self._relieving = True
         while self._held and self.total_bytes > (limit_bytes := self.limit_bytes):
             client = max(self._held, key=self._held.__getitem__)
+            if client is busy:
+                asyncio.get_running_loop().call_soon(self._relieve)
+                break
             held_bytes = self._held[client]
             self.cut_off += 1
+            self._connections += 1
+            asyncio.get_running_loop().call_later(CALM_S, self._calm)
             log.warning("cut off a client that holds %d of %d bytes", held_bytes, self.total_bytes)
             client.cut_off(
                 f"this client had {held_bytes} bytes unparsed or unsent, the most of all clients, "
                 f"which together may have {limit_bytes}"
             )
             self.holds(client, 0)
+        self._relieving = False

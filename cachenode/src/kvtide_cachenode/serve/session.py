@@ -295,7 +295,8 @@ class Session:
         self.become(self.node.users.initial)
 
     def close(self) -> None:
-        """Let go of everything the connection holds."""
+        """Let go of everything the connection holds, and of the connection: what it has is free at once."""
+        self.push = self.on_user = _not_connected
         self.out.clear()
         while self._pins:
             self.node.store.unpin(self._pins.popleft()[1])
