@@ -46,8 +46,9 @@ STRANGER_ARGUMENTS: Final = 10
 STRANGER_BYTES: Final = LANDED_BYTES - 1
 # And so little is taken in at once: what many short commands are split into is several times as large.
 STRANGER_RECEIVE_BYTES: Final = 1024
-# What a parsed argument takes beside its bytes, and what commands split ahead take of what they came as.
-ARGUMENT_OVERHEAD_BYTES: Final = 48
+# What a parsed argument takes beside its bytes (33, up to 15 of rounding, 9 in the list), and what commands
+# split ahead take of what they came as.
+ARGUMENT_OVERHEAD_BYTES: Final = 56
 READY_FACTOR: Final = 8
 _dropped = memoryview(bytearray(VALUE_RECEIVE_BYTES))  # where unwanted bytes go; nobody reads it
 
