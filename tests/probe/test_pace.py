@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvtide_operator.simulate.engine.pace import LEAST_REQUESTS, Pace, pace_of
+from kvtide_operator.simulate.engine.profiles import shipped
+from kvtide_operator.simulate.engine.scaled_profile import scaled
+from kvtide_operator.simulate.engine.step_times import decode_step_s, mixed_step_s
 from kvtide_operator.simulate.errors import SimulationError
-from kvtide_operator.simulate.pace import LEAST_REQUESTS, Pace, pace_of
-from kvtide_operator.simulate.profiles import shipped
-from kvtide_operator.simulate.scaled_profile import scaled
-from kvtide_operator.simulate.step_times import decode_step_s, mixed_step_s
 from kvtide_operator.world.metrics import EngineMetrics, Missing, Stale, Value
 
 NOW_S, WINDOW_S = 1_800_000_000.0, 600.0

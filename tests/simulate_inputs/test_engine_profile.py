@@ -10,14 +10,14 @@ import pytest
 from click.testing import CliRunner
 
 from kvtide_operator.cli.engine import command
-from kvtide_operator.simulate.engine_profile import GpuMemory, ProfileError, parse_profile
-from kvtide_operator.simulate.model import geometry
-from kvtide_operator.simulate.profiles import find_profile, shipped
-from kvtide_operator.simulate.step_times import decode_step_s, mixed_step_s, prefill_chunk_s
-from kvtide_operator.simulate.tabulate import Identity, octaves, tabulate, to_json
+from kvtide_operator.simulate.engine.model import geometry
+from kvtide_operator.simulate.engine.profile import GpuMemory, ProfileError, parse_profile
+from kvtide_operator.simulate.engine.profiles import find_profile, shipped
+from kvtide_operator.simulate.engine.step_times import decode_step_s, mixed_step_s, prefill_chunk_s
+from kvtide_operator.simulate.engine.tabulate import Identity, octaves, tabulate, to_json
 
 H100 = "llama-3.1-8b_h100_sxm_vllm"
-FOLDER = resources.files("kvtide_operator.simulate.profiles")
+FOLDER = resources.files("kvtide_operator.simulate.engine.profiles")
 
 
 def document(name: str = H100) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kvtide_operator.simulate.engine_profile import monotone
-from kvtide_operator.simulate.profiles import shipped
-from kvtide_operator.simulate.step_times import (
+from kvtide_operator.simulate.engine.profile import monotone
+from kvtide_operator.simulate.engine.profiles import shipped
+from kvtide_operator.simulate.engine.step_times import (
     FAR_TOKENS,
     Curve,
     StepTables,

@@ -9,14 +9,14 @@ import numpy as np
 from numba import njit
 
 from kvtide_operator.simulate.batch import LOADING, REQUEST_BITS, WAITING, Batch, push
-from kvtide_operator.simulate.requests import NOBODY, Rows
-from kvtide_operator.simulate.step_times import (
+from kvtide_operator.simulate.engine.step_times import (
     StepTables,
     decode_attention_s,
     decode_step_s,
     linear_s,
     prefill_attention_s,
 )
+from kvtide_operator.simulate.requests import NOBODY, Rows
 
 
 @njit(cache=True, forceinline=True)

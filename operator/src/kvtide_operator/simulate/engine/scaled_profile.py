@@ -6,10 +6,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kvtide_operator.simulate.engine_profile import EngineProfile, monotone
-from kvtide_operator.simulate.errors import SimulationError
-from kvtide_operator.simulate.pace import Pace
-from kvtide_operator.simulate.step_times import (
+from kvtide_operator.simulate.engine.pace import Pace
+from kvtide_operator.simulate.engine.profile import EngineProfile, monotone
+from kvtide_operator.simulate.engine.step_times import (
     Curve,
     Surface,
     decode_attention_s,
@@ -19,7 +18,8 @@ from kvtide_operator.simulate.step_times import (
     prefill_attention_s,
     step_tables,
 )
-from kvtide_operator.simulate.tabulate import octaves
+from kvtide_operator.simulate.engine.tabulate import octaves
+from kvtide_operator.simulate.errors import SimulationError
 
 MOST_SCALING: Final = 20.0
 """A base that differs by more is not the shape of these engines."""
