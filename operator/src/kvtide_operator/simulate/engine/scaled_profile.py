@@ -14,8 +14,8 @@ from kvtide_operator.simulate.engine.step_times import (
     decode_attention_s,
     decode_step_s,
     linear_s,
-    mixed_step_s,
     prefill_attention_s,
+    step_s,
     step_tables,
 )
 from kvtide_operator.simulate.engine.tabulate import octaves
@@ -40,7 +40,7 @@ def scaled(base: EngineProfile, pace: Pace) -> EngineProfile:
         SimulationError: the base is off by more than `MOST_SCALING`.
     """
     tables, batch, context = base.tables, pace.batch, pace.context_tokens
-    prefill = pace.prefill_s / mixed_step_s(tables, pace.new_tokens, pace.cached_tokens, batch, context)
+    prefill = pace.prefill_s / step_s(tables, pace.new_tokens, pace.cached_tokens, batch, context)
     decode = pace.decode_step_s / decode_step_s(tables, batch, context)
     for what, factor in (("prefills", prefill), ("decode steps", decode)):
         if not 1 / MOST_SCALING <= factor <= MOST_SCALING:
