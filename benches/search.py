@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benches.ttl_groups import FEATURE_GROUPS, feature_groups, prefix_hits
 
 from kvtide_operator.api.manifest import load_manifest
 from kvtide_operator.plan.bounds import bounds_of
 from kvtide_operator.plan.grid import Grid
 from kvtide_operator.plan.group_ttl import curves_of, tune
-from kvtide_operator.plan.groups import FEATURE_GROUPS, feature_groups, subtree_groups
+from kvtide_operator.plan.groups import subtree_groups
 from kvtide_operator.plan.kareto import Kareto
 from kvtide_operator.plan.kareto_paper import KaretoPaper
-from kvtide_operator.plan.miss_stream import MissStream, miss_stream, prefix_hits
+from kvtide_operator.plan.miss_stream import MissStream, miss_stream
 from kvtide_operator.plan.nsga2 import Nsga2
 from kvtide_operator.plan.search import Search, run_search
 from kvtide_operator.plan.space import SearchSpace

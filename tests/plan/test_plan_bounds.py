@@ -12,7 +12,7 @@ from kvtide_operator.simulate.engine.profiles import shipped
 from kvtide_operator.simulate.evaluator import Evaluator
 from kvtide_operator.simulate.media import Bandwidth, MediumSpeed
 from kvtide_operator.simulate.prices import Ladder, Price, Rung
-from kvtide_operator.simulate.scenario import Scenario, SsdClass
+from kvtide_operator.simulate.scenario import SSD_HEADROOM, Scenario, SsdClass
 
 GIB = 1 << 30
 BLOCK = 64 << 20
@@ -52,7 +52,7 @@ def test_latency_goes_from_an_idle_engine_with_every_block_to_ten_times_one_with
 
 def test_cost_goes_from_no_storage_to_the_most_dram_and_all_blocks_on_the_dearest_ssd(scenario):
     gpus = 3 * 2.5
-    ssd_gib = 41 * BLOCK * scenario.ssd_headroom / GIB
+    ssd_gib = 41 * BLOCK * SSD_HEADROOM / GIB
     assert bounds_of(scenario, SPACE).cost_per_hour == pytest.approx((gpus, gpus + 0.4 + 0.002 * ssd_gib))
     capped = replace(scenario, ssd_max_bytes=GIB)
     assert bounds_of(capped, SPACE).cost_per_hour[1] == pytest.approx(gpus + 0.4 + 0.002)

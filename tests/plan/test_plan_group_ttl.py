@@ -90,13 +90,6 @@ def test_a_curve_is_its_definition(rows, ttls):
         assert curve.block_seconds(ttl) == pytest.approx(sum(min(ttl, hold) for hold, _, _ in rows))
 
 
-@given(st.lists(seconds, max_size=8), st.integers(0, 5), st.floats(0, 40))
-def test_the_printed_curve_is_the_papers_formula(gaps, blocks, ttl):
-    curve = RetentionCurve.printed(np.array(gaps), blocks)
-    assert curve.block_seconds(ttl) == pytest.approx(blocks * ttl + sum(min(ttl, gap) for gap in gaps))
-    assert curve.hits(ttl) == sum(gap <= ttl for gap in gaps)
-
-
 @given(demotions.filter(len))
 def test_the_envelope_lies_above_every_breakpoint(rows):
     curve = curve_of(rows)

@@ -1,10 +1,11 @@
 """Groups of blocks on tries small enough to draw, and their properties on random ones."""
 
 import numpy as np
+from benches.ttl_groups import FEATURE_GROUPS, feature_groups
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvtide_operator.plan.groups import FEATURE_GROUPS, branching_depth, feature_groups, subtree_groups
+from kvtide_operator.plan.groups import branching_depth, subtree_groups
 from kvtide_operator.plan.miss_stream import miss_stream
 from kvtide_operator.simulate.cache.passes import cache_pass
 from kvtide_operator.simulate.cache.pool import empty_pool

@@ -3,11 +3,12 @@
 from collections import OrderedDict
 
 import numpy as np
+from benches.ttl_groups import prefix_hits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtide_operator.plan.group_ttl import curves_of
-from kvtide_operator.plan.miss_stream import miss_stream, prefix_hits
+from kvtide_operator.plan.miss_stream import miss_stream
 from kvtide_operator.simulate.cache.passes import cache_pass
 from kvtide_operator.simulate.cache.pool import empty_pool
 from kvtide_operator.simulate.requests import requests_of

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from benches.ttl_groups import prefix_hits
 
 from kvtide_operator.plan.group_plan import plan_groups
 from kvtide_operator.plan.group_ttl import curves_of
 from kvtide_operator.plan.groups import subtree_groups
 from kvtide_operator.plan.instances import advised, instance_costs
 from kvtide_operator.plan.kareto import Kareto
-from kvtide_operator.plan.miss_stream import miss_stream, prefix_hits
+from kvtide_operator.plan.miss_stream import miss_stream
 from kvtide_operator.plan.outcome import Candidate
 from kvtide_operator.plan.selector import Constraints
 from kvtide_operator.plan.trace_plan import MAX_COUPLED_RUNS, PlanOptions, plan_trace

@@ -52,7 +52,7 @@ def done() -> Round:
         demand=Demand(100, 1000, 3600.0, False, HitCurve(np.array([1, 2]), np.array([0.1, 0.2])), None),
         plan=Plan((chosen,), chosen, True, here, 0.2, 9, "it costs less"),
         noise=None,
-        verdict=Verdict("Hold", target, None, target, (), "it waits"),
+        verdict=Verdict("Hold", target, None, (), "it waits"),
         decision=DecisionStatus(time=0.0, action="Hold", before=sizes, after=sizes, reason="it waits"),
         resized=(),
         storage_cost_per_hour=1.0,

@@ -2,6 +2,7 @@
 
 import pytest
 
+from kvtide_operator.simulate import evaluator
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.evaluator import Evaluator
 
@@ -95,11 +96,12 @@ def test_an_asynchronous_read_lets_others_go_first(make_trace, make_scenario, ma
     assert result.ttft_mean_s == pytest.approx((0.4 + 0.301 + 0.3) / 3)
 
 
-def test_what_the_write_queue_has_no_room_for_is_dropped(make_trace, make_scenario, make_ssd):
+def test_what_the_write_queue_has_no_room_for_is_dropped(make_trace, make_scenario, make_ssd, monkeypatch):
+    monkeypatch.setattr(evaluator, "WRITE_QUEUE_BYTES", 2000)
     # Five blocks are displaced at once, two fit the queue; a read of them later finds only those two.
     prompt = [0, 1, 2, 3, 4]
     trace = make_trace([(0.0, 500, 1, prompt), (100.0, 500, 1, prompt)])
-    scenario = make_scenario(trace, ssd_classes={"ssd": make_ssd(50_000.0)}, write_queue_bytes=2000)
+    scenario = make_scenario(trace, ssd_classes={"ssd": make_ssd(50_000.0)})
     result = Evaluator(scenario).evaluate(Configuration(0, 1000.0, "ssd"))
     assert result.ssd_hit_blocks == 2
     assert result.dropped_write_bytes == 3000 + 1000  # of the three that B computed, two fit again

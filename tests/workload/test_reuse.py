@@ -31,7 +31,6 @@ def test_a_trace_worked_by_hand() -> None:
     assert reuse.infinite_hit_ratio == (1 + 2 * 2) / (2 + 2 + 2 * 2)
     assert reuse.top_share(0.5) == pytest.approx(1 / 3)
     assert reuse.top_share(0.9) == pytest.approx(2 / 3)
-    assert reuse.share_of_reuse(1 / 3) == pytest.approx(2 / 3)
 
 
 def test_a_block_behind_a_new_one_is_no_hit() -> None:

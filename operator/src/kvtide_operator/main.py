@@ -17,6 +17,7 @@ from prometheus_client import disable_created_metrics
 
 from kvtide_cachenode.contract.command_line import MISTAKE, Command
 from kvtide_cachenode.contract.logs import LogFormat, set_up
+from kvtide_cachenode.contract.option_types import Address
 from kvtide_operator.act.kubernetes.transport import CredentialsError
 from kvtide_operator.endpoints import ListenError
 from kvtide_operator.observe.watch_relist import selector_of
@@ -39,18 +40,7 @@ _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/nam
 _without_created: Final[Any] = disable_created_metrics
 
 
-class _Address(click.ParamType[tuple[str, int]]):
-    name = "HOST:PORT"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        if isinstance(value, tuple):
-            return value[0], value[1]
-        host, colon, port = str(value).rpartition(":")
-        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            self.fail(f"{value!r} is not HOST:PORT; write for example 0.0.0.0:8080", param, ctx)
-        return host.strip("[]"), int(port)
+_ADDRESS: Final = Address(example="0.0.0.0:8080")
 
 
 class _StartError(click.ClickException):
@@ -85,9 +75,12 @@ class _NoDiffs(kopf.DiffBaseStorage):
 @click.command(cls=Command, context_settings={"auto_envvar_prefix": "KVTIDE_OPERATOR", "show_default": True})
 @click.option("--namespace", "namespaces", multiple=True, help="Whose caches to look after; default: all.")
 @click.option(
-    "--metrics", type=_Address(), default="0.0.0.0:8080", help="Where Prometheus asks (port 0: any)."
+    "--metrics",
+    type=_ADDRESS,
+    default="0.0.0.0:8080",
+    help="Where Prometheus asks (port 0: any).",
 )
-@click.option("--probes", type=_Address(), default="0.0.0.0:8081", help="Where the kubelet asks.")
+@click.option("--probes", type=_ADDRESS, default="0.0.0.0:8081", help="Where the kubelet asks.")
 @click.option("--lease-namespace", help="Where the Lease is kept; default: the pod's namespace.")
 @click.option(
     "--allow-history",

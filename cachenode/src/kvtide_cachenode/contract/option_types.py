@@ -15,6 +15,9 @@ class Address(click.ParamType[tuple[str, int]]):
 
     name = "HOST:PORT"
 
+    def __init__(self, example: str = "127.0.0.1:6379") -> None:
+        self._example = example
+
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, int]:
@@ -23,7 +26,7 @@ class Address(click.ParamType[tuple[str, int]]):
             return value[0], value[1]
         host, colon, port = str(value).rpartition(":")
         if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            self.fail(f"{value!r} is not HOST:PORT; write for example 127.0.0.1:6379", param, ctx)
+            self.fail(f"{value!r} is not HOST:PORT; write for example {self._example}", param, ctx)
         return host.strip("[]"), int(port)
 
 

@@ -15,6 +15,7 @@ from typing import IO, Self
 
 from kvtide_cachenode.contract.client import NodeClient, NodeError
 from kvtide_cachenode.contract.messages import CapacityRequest, Desired
+from kvtide_cachenode.contract.sizing import PAGE_BYTES
 from kvtide_operator.act.parent import end_with_parent
 from kvtide_operator.api.status import MAX_DECISIONS, DecisionStatus
 from kvtide_operator.decide.converge.documents import idle_timeouts
@@ -29,7 +30,6 @@ FIRST_RESTART_S, LONGEST_RESTART_S = 1.0, 60.0
 """How long a node that ended waits until it is started again: doubled each time, up to a minute."""
 STEADY_S = 60.0
 """A node that ran for so long begins with the shortest wait again."""
-PAGE_BYTES = 4096
 
 
 class PlaceError(RuntimeError):

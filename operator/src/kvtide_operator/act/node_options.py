@@ -5,10 +5,15 @@ Addresses, sizes and files are for each place to say. What the planner simulates
 
 from typing import Final
 
+from kvtide_cachenode.eviction import WriteAdmission
 from kvtide_operator.api.tierclass import TierClassSpec
 from kvtide_operator.api.tieredcache import TieredCacheSpec
 
-SSD_ADMISSION: Final = {"Always": "always", "SecondTouch": "secondTouch", "ReusedOnly": "reusedOnly"}
+SSD_ADMISSION: Final[dict[str, WriteAdmission]] = {
+    "Always": "always",
+    "SecondTouch": "secondTouch",
+    "ReusedOnly": "reusedOnly",
+}
 
 
 def trace_options(spec: TieredCacheSpec) -> list[str]:

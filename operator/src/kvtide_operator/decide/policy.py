@@ -67,7 +67,6 @@ class Verdict:
         action: of the whole cache; ``Hold`` leaves ``target`` where it was.
         target: what the cache shall hold now.
         ssd_class: the class that its SSD shall have.
-        advised: what the policy would have it hold; another than ``target`` only in mode Advise.
         tiers: one for each dial.
         reason: one sentence on the whole.
     """
@@ -75,7 +74,6 @@ class Verdict:
     action: Action
     target: Target
     ssd_class: str | None
-    advised: Target
     tiers: tuple[TierDecision, ...]
     reason: str
 
@@ -178,15 +176,15 @@ def _advised(
         if action != "Hold":
             why = f"mode is Advise; would go to {_text(target)}: {why}"
         held = tuple(replace(tier, action="hold", after=tier.before) for tier in tiers)
-        return Verdict("Hold", situation.here, situation.ssd_class, target, held, why)
-    return Verdict(action, target, ssd_class, target, tiers, why)
+        return Verdict("Hold", situation.here, situation.ssd_class, held, why)
+    return Verdict(action, target, ssd_class, tiers, why)
 
 
 def _hold(situation: Situation, why: str) -> Verdict:
     here = situation.here
     dials = tuple(replace(dial, reason=why) for dial in dials_toward(here, situation))
     tiers = tuple(_decision(dial, why) for dial in dials)
-    return Verdict("Hold", here, situation.ssd_class, here, tiers, why)
+    return Verdict("Hold", here, situation.ssd_class, tiers, why)
 
 
 def _action(situation: Situation, dials: Dials, target: Target, ssd_class: str | None) -> Action:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from kvtide_operator.plan.hypervolume import Bounds
 from kvtide_operator.plan.space import SearchSpace
 from kvtide_operator.simulate.engine.step_times import StepTables, prefill_s
-from kvtide_operator.simulate.scenario import Scenario, SsdClass
+from kvtide_operator.simulate.scenario import SSD_HEADROOM, Scenario, SsdClass
 from kvtide_operator.workload.trace import Trace
 
 LONGEST_TTFT = 10
@@ -23,7 +23,7 @@ def bounds_of(scenario: Scenario, space: SearchSpace) -> Bounds:
     """
     trace = scenario.trace
     gpus_per_hour = scenario.gpu_hour * scenario.profile.gpus * space.instances
-    every_block = trace.unique_blocks * scenario.ssd_block_bytes * scenario.ssd_headroom
+    every_block = trace.unique_blocks * scenario.ssd_block_bytes * SSD_HEADROOM
     ssd_bytes = min(every_block, scenario.ssd_max_bytes or every_block)
     ssd_per_hour = max(
         (_ssd_per_hour(scenario.ssd_classes[name], ssd_bytes, space) for name in space.tier_classes),

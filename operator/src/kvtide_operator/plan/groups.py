@@ -1,22 +1,12 @@
-"""Which blocks share a TTL: prefix subtrees as in Kareto (section 4.3), or features that do not go stale."""
+"""Which blocks share a TTL: prefix subtrees as in Kareto (section 4.3)."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kvtide_operator.plan.miss_stream import MissStream
 from kvtide_operator.workload.trace import Trace
 
 MAX_GROUPS = 126
 """Subtrees besides the residual: groups are int8."""
-
-DEPTH_EDGES = (8, 32)
-"""Depths in blocks at which the depth feature changes; ours: 4k and 16k tokens in blocks of 512."""
-
-PAST_HITS = 3
-"""Classes of past hits: none, one, more."""
-
-FEATURE_GROUPS = PAST_HITS * (len(DEPTH_EDGES) + 1)
-"""How many groups `feature_groups` tells apart."""
 
 
 def subtree_groups(trace: Trace, subtrees: int, until_request: int | None = None) -> NDArray[np.int8]:
@@ -60,22 +50,3 @@ def branching_depth(trace: Trace) -> int:
         if (at != at[0]).any():
             return depth
     return 0
-
-
-def feature_groups(trace: Trace, stream: MissStream) -> NDArray[np.int8]:
-    """int8[rows]: the group of each demotion by its block's past hits (0, 1, more) and depth.
-
-    Unlike a conversation's subtree, which ends with the conversation, these mean the same tomorrow.
-    """
-    lengths = np.diff(trace.block_start)
-    place_depth = np.arange(len(trace.blocks)) - np.repeat(trace.block_start[:-1], lengths)
-    depth = np.zeros(trace.unique_blocks, dtype=np.int64)
-    depth[trace.blocks] = place_depth
-    width = trace.requests + 1
-    asked_by = np.repeat(np.arange(trace.requests), lengths)
-    keys = np.sort(trace.blocks.astype(np.int64) * width + asked_by)
-    of_row = stream.block.astype(np.int64) * width
-    past = np.searchsorted(keys, of_row + stream.request, side="right") - np.searchsorted(keys, of_row) - 1
-    shallow = np.digitize(depth[stream.block], DEPTH_EDGES)
-    group = np.clip(past, 0, PAST_HITS - 1) * (len(DEPTH_EDGES) + 1) + shallow
-    return np.asarray(group, dtype=np.int8)

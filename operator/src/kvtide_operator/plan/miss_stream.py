@@ -70,22 +70,3 @@ def miss_stream(passed: CachePass) -> MissStream:
         miss_depth=place - asked.start[asked_by],
         hittable=asked.hittable.copy(),
     )
-
-
-def prefix_hits(stream: MissStream, row_ttl_s: NDArray[np.float64], from_request: int = 0) -> int:
-    """Blocks hit with prefix continuity, GPU cache and DRAM included, if demotion i is kept ``row_ttl_s[i]``.
-
-    A block counts only if every block before it in its request is there too, and the SSD has room for
-    whatever the TTLs keep.
-
-    Args:
-        stream: the misses.
-        row_ttl_s: float64[rows].
-        from_request: count the hits of this request and later ones.
-    """
-    copied = stream.miss_row >= 0
-    kept = np.zeros(len(copied), dtype=np.bool_)
-    kept[copied] = stream.miss_gap_s[copied] <= row_ttl_s[stream.miss_row[copied]]
-    hits = stream.hittable.copy()
-    np.minimum.at(hits, stream.miss_request[~kept], stream.miss_depth[~kept])
-    return int(hits[from_request:].sum())

@@ -31,14 +31,6 @@ class RetentionCurve:
         hold = np.sort(hold_s)
         return cls(np.sort(reuse_s[np.isfinite(reuse_s)]), hold, _prefix_sums(hold))
 
-    @classmethod
-    def printed(cls, reuse_s: NDArray[np.float64], blocks: int) -> Self:
-        """The paper's C_g(t) = ``blocks`` * t + sum of min(t, interval): no horizon, a last hold each."""
-        finite = np.sort(reuse_s)
-        hold = np.concatenate([finite, np.full(blocks, np.inf)])
-        sums = np.concatenate([_prefix_sums(finite), np.full(blocks, finite.sum())])
-        return cls(finite, hold, sums)
-
     def hits(self, ttl_s: NDArray[np.float64] | float) -> NDArray[np.int64]:
         """H_g(t): reuses within ``ttl_s``."""
         return np.asarray(np.searchsorted(self.hit_gap_s, ttl_s, side="right"), dtype=np.int64)

@@ -3,13 +3,13 @@
 from typing import Any
 
 from kvtide_cachenode.contract.sizing import SSD_ENTRY_BYTES
+from kvtide_operator.act.node_options import SSD_ADMISSION
 from kvtide_operator.api.engine import BaseProfile, CatalogueProfile, MeasuredProfile
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.planner.bill import Bill
 from kvtide_operator.planner.prices import bandwidth_of, price_of
 from kvtide_operator.simulate.cache.pool import Offload, Routing
-from kvtide_operator.simulate.cache.ssd import WriteAdmission
 from kvtide_operator.simulate.engine.model import geometry
 from kvtide_operator.simulate.engine.pace import Pace
 from kvtide_operator.simulate.engine.profile import EngineProfile, ProfileError, parse_profile
@@ -26,11 +26,6 @@ _OFFLOAD: dict[str, Offload] = {
     "Selective": "selective",
 }
 _ROUTING: dict[str, Routing] = {"RoundRobin": "roundRobin", "PrefixAffine": "prefixAffine"}
-_WRITE_ADMISSION: dict[str, WriteAdmission] = {
-    "Always": "always",
-    "SecondTouch": "secondTouch",
-    "ReusedOnly": "reusedOnly",
-}
 
 
 def scenario_from(manifest: Manifest, trace: Trace, seed: int = 0, pace: Pace | None = None) -> Scenario:
@@ -68,7 +63,7 @@ def declared(manifest: Manifest, pace: Pace | None = None) -> dict[str, Any]:
         "loading": "async" if vllm else "layered",
         "offload": _OFFLOAD[spec.engine.offload],
         "routing": _ROUTING[spec.engine.routing],
-        "write_admission": _WRITE_ADMISSION[spec.ssd.admission if spec.ssd else "Always"],
+        "write_admission": SSD_ADMISSION[spec.ssd.admission if spec.ssd else "Always"],
         "ssd_max_bytes": spec.ssd.capacity.max if spec.ssd else None,
         "ssd_index_bytes": SSD_ENTRY_BYTES,
     }

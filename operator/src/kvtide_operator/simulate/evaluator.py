@@ -7,11 +7,12 @@ from math import ceil
 import numpy as np
 
 from kvtide_cachenode.contract.sizing import LOG_INDEX_SHARE
+from kvtide_cachenode.eviction import NEEDED_WORTH
 from kvtide_operator.simulate.batch import idle_batch
 from kvtide_operator.simulate.cache.channel import idle_channel
 from kvtide_operator.simulate.cache.passes import CachePass, cache_pass
 from kvtide_operator.simulate.cache.pool import Pool, empty_pool
-from kvtide_operator.simulate.cache.ssd import NEEDED_WORTH, empty_ssd
+from kvtide_operator.simulate.cache.ssd import empty_ssd
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.errors import SimulationError
 from kvtide_operator.simulate.requests import Requests, requests_of
@@ -29,6 +30,9 @@ LONG_WAIT_S = 4.0
 Ours: of 212 stable points with up to 5 s of it none is 0.005 of hit ratio off, of 44 with more four are."""
 PASSES_KEPT = 2
 """Cache passes an evaluator remembers; a search evaluates all points of a DRAM size one after the other."""
+WRITE_QUEUE_BYTES = 16 << 30
+"""Writes to SSD that may be queued; what comes on top is dropped. Ours: a request of 128 k tokens of
+Llama-3.1-8B displaces 16 GiB at once."""
 
 
 class Evaluator:
@@ -242,5 +246,5 @@ class Evaluator:
             read_s=block_bytes / speed.read_bytes_s(size, volumes),
             write_s=block_bytes / write_bytes_s,
             latency_s=speed.latency_s,
-            write_queue_s=scenario.write_queue_bytes / write_bytes_s,
+            write_queue_s=WRITE_QUEUE_BYTES / write_bytes_s,
         )

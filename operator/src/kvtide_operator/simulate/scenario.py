@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from kvtide_cachenode.eviction import WriteAdmission
 from kvtide_operator.simulate.batch import MAX_REQUESTS
 from kvtide_operator.simulate.cache.pool import Offload, Routing
-from kvtide_operator.simulate.cache.ssd import WriteAdmission
 from kvtide_operator.simulate.engine.profile import EngineProfile
 from kvtide_operator.simulate.errors import SimulationError
 from kvtide_operator.simulate.media import MediumSpeed
@@ -20,6 +20,9 @@ from kvtide_operator.workload.trace import Trace
 LOAD_BYTES_S_PER_GPU = 50e9
 """DRAM to GPU: PCIe 5.0 x16 carries 63 GB/s, large copies reach about 50. General knowledge, not measured
 here."""
+
+SSD_HEADROOM = 1.1
+"""SSD provisioned / most bytes held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +65,6 @@ class Scenario:
         max_sequences: requests admitted at a time, per engine.
         ssd_max_bytes: the byte cap of the SSD tier, None for what the class sells.
         ssd_index_bytes: DRAM that a copy on SSD takes for its place in the index.
-        ssd_headroom: SSD provisioned / most bytes held at once.
-        write_queue_bytes: writes to SSD that may be queued; what comes on top is dropped. Ours: a request
-            of 128 k tokens of Llama-3.1-8B displaces 16 GiB at once.
         first_request: requests before this one fill the caches; all figures are of the others.
         block_group: int8[unique blocks], the TTL group of each block; None for one group.
         seed: of the spreading of arrivals.
@@ -91,8 +91,6 @@ class Scenario:
     max_sequences: int = 256
     ssd_max_bytes: int | None = None
     ssd_index_bytes: int = 0
-    ssd_headroom: float = 1.1
-    write_queue_bytes: int = 16 << 30
     first_request: int = 0
     block_group: NDArray[np.int8] | None = None
     seed: int = 0
@@ -121,8 +119,6 @@ class Scenario:
                 f"max_sequences is {self.max_sequences}: give at least 1 and fewer than the "
                 f"{self.chunk_tokens} tokens of a step, or no prompt finds room in it"
             )
-        if not self.ssd_headroom >= 1:
-            raise SimulationError(f"ssd_headroom is {self.ssd_headroom}: give 1 or more")
         if self.block_group is not None and len(self.block_group) != self.trace.unique_blocks:
             raise SimulationError(
                 f"{len(self.block_group)} blocks have a group, the trace has {self.trace.unique_blocks}"

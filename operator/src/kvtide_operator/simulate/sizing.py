@@ -11,7 +11,7 @@ from kvtide_operator.simulate.cache.passes import CachePass
 from kvtide_operator.simulate.errors import SimulationError
 from kvtide_operator.simulate.media import Bandwidth, MediumSpeed
 from kvtide_operator.simulate.requests import Rows
-from kvtide_operator.simulate.scenario import Scenario, SsdClass
+from kvtide_operator.simulate.scenario import SSD_HEADROOM, Scenario, SsdClass
 
 CHANNEL_LOAD = 0.8
 """The share of the channel that the mean demand may take. Ours: the paper names no value, and at 0.8 an
@@ -136,7 +136,7 @@ def provision(scenario: Scenario, tier_class: str, volumes: int, kept: Retention
         )
     rate = block_bytes / max(scenario.trace.span_s, SHORTEST_SPAN_S)
     needed_bytes = max(
-        max(kept.peak_blocks, 1) * block_bytes * scenario.ssd_headroom,
+        max(kept.peak_blocks, 1) * block_bytes * SSD_HEADROOM,
         _bytes_for(tier.speed, kept.kept_blocks * rate, kept.written_blocks * rate, volumes),
     )
     paid_bytes = sizes.paid_bytes(min(needed_bytes, most_bytes), volumes)

@@ -31,12 +31,6 @@ class Reuse:
             return 0.0
         return float(np.searchsorted(falling, hits * falling[-1]) + 1) / len(falling)
 
-    def share_of_reuse(self, blocks: float) -> float:
-        """The share of all reuses that the most reused blocks, this share of the unique ones, give."""
-        total = self.reuses.sum()
-        top = np.sort(self.reuses)[::-1][: round(blocks * len(self.reuses))]
-        return float(top.sum() / total) if total else 0.0
-
 
 def measure_reuse(trace: Trace) -> Reuse:
     """Measure a trace; weights count in the hit ratio alone."""

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from kvtide_cachenode.eviction.admission import REUSED, TOUCHED_TWICE
 from kvtide_operator.simulate.cache.lru import NEWER, Links, append, empty_lists, present, unlink
 from kvtide_operator.simulate.requests import Requests, Rows
 
@@ -18,9 +19,8 @@ Offload = Literal["writeThrough", "onEvict", "selective"]
 Routing = Literal["roundRobin", "prefixAffine"]
 _WRITE_THROUGH, _ON_EVICT, _SELECTIVE = range(3)
 
-TOUCHED_TWICE, REUSED = 1, 2
-"""Bits of a demotion's worth: requested at least twice so far; requested again while in the pool."""
 _SEEN = 4
+"""Beside the bits of a demotion's worth: requested before."""
 
 AFFINE_SHARE = 0.5
 """A request follows its prefix to an engine that holds at least this share of its blocks, as with SGLang's

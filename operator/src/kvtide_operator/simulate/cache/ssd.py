@@ -5,19 +5,15 @@ block's next demotion stamps a copy that is still there anew and writes nothing.
 with the oldest stamp goes first.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from kvtide_cachenode.eviction import NEEDED_WORTH, WriteAdmission
 from kvtide_operator.simulate.cache.lru import NEWER, Links, append, empty_lists, present, unlink
-from kvtide_operator.simulate.cache.pool import REUSED, TOUCHED_TWICE
 from kvtide_operator.simulate.requests import Rows
-
-WriteAdmission = Literal["always", "secondTouch", "reusedOnly"]
-NEEDED_WORTH: dict[WriteAdmission, int] = {"always": 0, "secondTouch": TOUCHED_TWICE, "reusedOnly": REUSED}
-"""The bits of a demotion's worth that each write admission asks for."""
 
 HELD, PEAK, WRITTEN, REFRESHED, DROPPED, REFUSED, DISPLACED, EXPIRED = range(8)
 """Places in `Ssd.tally`: copies held now and most held at once; demotions that were written, that found their
