@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kvtide_operator.act.local import LocalPlace
 from kvtide_operator.api.quantity import parse_quantity
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target
 from kvtide_operator.replay.player import ReplayOptions, replay
 from kvtide_operator.replay.targets import parse_targets
 from kvtide_operator.simulate.cache.curve import hit_curve

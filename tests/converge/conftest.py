@@ -4,7 +4,7 @@ import pytest
 from tests.converge.simulated_cluster import Cluster
 
 from kvtide_cachenode.contract.sizing import MI
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target
 
 
 @pytest.fixture

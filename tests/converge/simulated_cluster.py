@@ -21,9 +21,9 @@ from kvtide_operator.decide.steps import (
     Refused,
     ResizePod,
     SetSpec,
-    Target,
     TellNode,
 )
+from kvtide_operator.decide.target import Target
 from kvtide_operator.world.cluster import CacheWorld, ClaimState, PodResize, PodState, SetState
 from kvtide_operator.world.nodes import NodeState, SsdState
 

@@ -5,7 +5,7 @@ from tests.converge.simulated_cluster import Cluster
 from tests.converge.simulated_node import RefusedError
 
 from kvtide_cachenode.contract.sizing import MI, limit_for
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target
 
 SMALL, LARGE = 256, 512
 SCALED = {"replicas": (2, 3), "max_memory": limit_for(SMALL // 2 * MI)}

@@ -16,7 +16,7 @@ from tests.converge.simulated_cluster import Cluster
 
 from kvtide_cachenode.cluster.slots import SLOTS
 from kvtide_cachenode.contract.sizing import MI, capacity_for, limit_for
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target
 
 sizes = st.integers(4, 40).map(lambda number: number * 32 * MI)
 passes = st.integers(0, 8)

@@ -14,7 +14,8 @@ from tests.converge.simulated_cluster import spec_of
 from kvtide_cachenode.contract.client import NodeClient
 from kvtide_cachenode.contract.sizing import MI, limit_for
 from kvtide_operator.decide.converge import converge
-from kvtide_operator.decide.steps import ResizePod, Target, TellNode
+from kvtide_operator.decide.steps import ResizePod, TellNode
+from kvtide_operator.decide.target import Target
 from kvtide_operator.observe.nodes import node_state
 from kvtide_operator.world.cluster import CacheWorld, PodState, SetState
 

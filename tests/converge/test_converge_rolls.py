@@ -3,7 +3,8 @@
 import pytest
 
 from kvtide_cachenode.contract.sizing import MI, limit_for
-from kvtide_operator.decide.steps import DeletePod, RecreateSet, SetSpec, Target
+from kvtide_operator.decide.steps import DeletePod, RecreateSet, SetSpec
+from kvtide_operator.decide.target import Target
 
 
 def test_a_roll_without_ssd_empties_each_node_into_a_surge_first(settled):

@@ -3,7 +3,8 @@
 import pytest
 
 from kvtide_cachenode.contract.sizing import MI, limit_for
-from kvtide_operator.decide.steps import Refused, ResizePod, SetSpec, Target
+from kvtide_operator.decide.steps import Refused, ResizePod, SetSpec
+from kvtide_operator.decide.target import Target
 
 PAST_HELD_S = 700.0
 

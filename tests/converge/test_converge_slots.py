@@ -3,7 +3,7 @@
 import pytest
 
 from kvtide_cachenode.contract.sizing import MI, limit_for
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target
 
 
 def test_pods_that_never_come_leave_their_part_to_the_others(settled):

@@ -4,15 +4,8 @@ import pytest
 
 from kvtide_cachenode.contract.sizing import MI
 from kvtide_operator.api.tierclass import Volume
-from kvtide_operator.decide.steps import (
-    DeleteClaim,
-    DeletePod,
-    ExpandClaim,
-    RecreateSet,
-    SetSpec,
-    Target,
-    TellNode,
-)
+from kvtide_operator.decide.steps import DeleteClaim, DeletePod, ExpandClaim, RecreateSet, SetSpec, TellNode
+from kvtide_operator.decide.target import Target
 
 PAST_HELD_S = 700.0
 

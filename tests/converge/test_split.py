@@ -8,7 +8,8 @@ from tests.converge.simulated_cluster import spec_of
 from kvtide_cachenode.contract.sizing import MI, PAGE_BYTES, capacity_for, limit_for
 from kvtide_operator.api.tierclass import Volume
 from kvtide_operator.decide.split import claim_for, node_sizes, ssd_for, with_held
-from kvtide_operator.decide.steps import NodeSizes, Target
+from kvtide_operator.decide.steps import NodeSizes
+from kvtide_operator.decide.target import Target
 
 GI = 1 << 30
 targets = st.integers(1, 1 << 42)

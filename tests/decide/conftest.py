@@ -9,7 +9,7 @@ import pytest
 from kvtide_operator.api.status import DecisionStatus, Sizes
 from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.decide.situation import Situation
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target
 from kvtide_operator.plan.outcome import Candidate
 from kvtide_operator.plan.proposal import Plan
 from kvtide_operator.simulate.configuration import Configuration

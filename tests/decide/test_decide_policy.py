@@ -7,7 +7,8 @@ import pytest
 from kvtide_operator.api.status import PredictionError, Sizes
 from kvtide_operator.decide.effect import Contradiction
 from kvtide_operator.decide.policy import judge
-from kvtide_operator.decide.situation import Recommendation, initial_target, least_of, recommendation_of
+from kvtide_operator.decide.situation import Recommendation, least_of, recommendation_of
+from kvtide_operator.decide.target import initial_target
 from kvtide_operator.plan.speeds import Speeds
 from kvtide_operator.world.metrics import EngineMetrics, Missing, Stale, Value
 

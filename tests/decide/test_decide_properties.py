@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from kvtide_operator.decide.policy import judge
 from kvtide_operator.decide.rules.inputs import ESSENTIAL
-from kvtide_operator.decide.situation import Recommendation, Situation, initial_target, recommendation_of
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.situation import Recommendation, Situation, recommendation_of
+from kvtide_operator.decide.target import Target, initial_target
 from kvtide_operator.world.metrics import EngineMetrics, Missing, Stale, Value
 
 GI = 1 << 30

@@ -8,7 +8,7 @@ from kvtide_operator.api.status import Sizes
 from kvtide_operator.decide.effect import Contradiction
 from kvtide_operator.decide.policy import judge
 from kvtide_operator.decide.situation import Recommendation
-from kvtide_operator.decide.steps import GroupTtls
+from kvtide_operator.decide.target import GroupTtls
 
 GI = 1 << 30
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvtide_operator.api.cacheplan import CachePlan
-from kvtide_operator.decide.plan_document import VALIDITY_S, cache_plan, point_of, target_of, thinned
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.plan_document import VALIDITY_S, cache_plan, point_of, thinned
+from kvtide_operator.decide.target import Target, target_at
 from kvtide_operator.simulate.cache.hit_curve import HitCurve
 
 from .conftest import DEMAND, GIB, candidate, plan_from
@@ -90,7 +90,7 @@ def test_what_is_written_is_what_is_read() -> None:
 
 def test_a_point_says_what_the_cache_shall_hold() -> None:
     def target(**kwargs) -> Target:
-        return target_of(point_of(candidate(2, **kwargs)))
+        return target_at(point_of(candidate(2, **kwargs)))
 
     assert target() == Target(2 * GIB)
     assert target(ttl_s=90.0, tier_class="a", ssd_bytes=GIB) == Target(2 * GIB, GIB, 90.0)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kvtide_operator.api.cacheplan import CachePlan, CachePlanStatus
 from kvtide_operator.decide.plans import KEPT, OVER, Now, has_moved, is_needed, phase_of, review
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target
 
 from .conftest import GIB, point
 

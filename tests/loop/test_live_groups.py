@@ -14,9 +14,8 @@ from kvtide_cachenode.eviction import root_in_key, root_of
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import TieredCache
-from kvtide_operator.decide.converge.documents import idle_timeouts
 from kvtide_operator.decide.situation import groups_of
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target, idle_timeouts, roots_of, ttl_s_of
 from kvtide_operator.plan.bounds import bounds_of
 from kvtide_operator.plan.groups import subtree_groups
 from kvtide_operator.plan.hypervolume import Hypervolume
@@ -27,7 +26,6 @@ from kvtide_operator.plan.selector import Constraints, Selection
 from kvtide_operator.plan.space import SearchSpace
 from kvtide_operator.plan.trace_plan import PlanOptions, TracePlan, plan_trace
 from kvtide_operator.plan.workers import inline
-from kvtide_operator.planner.replan import roots_of, ttl_s_of
 from kvtide_operator.planner.scenario import scenario_from
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.evaluator import Evaluator

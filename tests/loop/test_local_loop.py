@@ -16,7 +16,7 @@ from kvtide_operator.api.tierclass import Endurance, TierClass
 from kvtide_operator.api.tieredcache import Capacity, Objective, SsdTier
 from kvtide_operator.cli.assemble import local_loop
 from kvtide_operator.cli.report.rounds import round_as_text
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target
 from kvtide_operator.replay.player import ReplayOptions, replay
 from kvtide_operator.replay.targets import parse_targets
 from kvtide_operator.workload.generate import generate

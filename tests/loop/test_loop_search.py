@@ -10,7 +10,7 @@ import pytest
 
 from kvtide_operator.api.manifest import Manifest, load_manifest
 from kvtide_operator.api.status import DecisionStatus, TieredCacheStatus
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target
 from kvtide_operator.loop import SEARCH_EVERY_S, Loop, Place
 from kvtide_operator.observe.nodes import NodeObserver
 from kvtide_operator.plan.proposal import Demand, Heard

@@ -12,7 +12,7 @@ from kvtide_cachenode.contract.sizing import limit_for
 from kvtide_operator.act.seen import Seen
 from kvtide_operator.act.status import status_of
 from kvtide_operator.api.manifest import Manifest, ManifestError, load_manifest
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target
 from kvtide_operator.planner import bench
 from kvtide_operator.planner.bill import Bill
 from kvtide_operator.reconcile.metrics import ReconcileMetrics

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from kvtide_operator.api.manifest import ManifestError, load_manifest
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target
 from kvtide_operator.loop import Loop
 from kvtide_operator.plan.proposal import Demand, Heard
 from kvtide_operator.planner.scenario import declared, engine_profile

@@ -15,7 +15,7 @@ from tests.status.conftest import Simulated
 from kvtide_operator.act.kubernetes.api import KubernetesApi
 from kvtide_operator.api.status import DecisionStatus, Sizes
 from kvtide_operator.decide.policy import Verdict
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target
 from kvtide_operator.loop import Round
 from kvtide_operator.plan.outcome import Candidate
 from kvtide_operator.plan.proposal import Demand, Plan

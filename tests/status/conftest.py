@@ -12,7 +12,8 @@ import yaml
 from kvtide_operator.act.seen import Seen
 from kvtide_operator.act.status import status_of, written
 from kvtide_operator.api.tieredcache import TieredCache
-from kvtide_operator.decide.steps import Pass, Target
+from kvtide_operator.decide.steps import Pass
+from kvtide_operator.decide.target import Target
 from kvtide_operator.plan.outcome import Candidate
 from kvtide_operator.plan.proposal import Plan
 from kvtide_operator.simulate.configuration import Configuration

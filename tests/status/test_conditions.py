@@ -8,7 +8,8 @@ from kvtide_operator.act.seen import Seen
 from kvtide_operator.act.status import status_of
 from kvtide_operator.api.conditions import Condition
 from kvtide_operator.api.tierclass import Volume
-from kvtide_operator.decide.steps import Held, Pass, Target
+from kvtide_operator.decide.steps import Held, Pass
+from kvtide_operator.decide.target import Target
 from kvtide_operator.world.cluster import ClaimState, PodResize
 from kvtide_operator.world.metrics import EngineMetrics, Stale, Value, unavailable
 

@@ -17,7 +17,8 @@ from kvtide_operator.act.status import (
 )
 from kvtide_operator.api.status import DecisionStatus, PredictionError, Sizes
 from kvtide_operator.decide.outcomes import has_failed
-from kvtide_operator.decide.steps import GroupTtls, Held, Pass, Target
+from kvtide_operator.decide.steps import Held, Pass
+from kvtide_operator.decide.target import GroupTtls, Target
 from kvtide_operator.world.cluster import ClaimState
 from kvtide_operator.world.metrics import EngineMetrics, Value
 from kvtide_operator.world.nodes import SsdState

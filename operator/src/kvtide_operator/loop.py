@@ -16,15 +16,15 @@ from kvtide_operator.decide.effect import Contradiction, contradiction, last_run
 from kvtide_operator.decide.plan_document import point_of
 from kvtide_operator.decide.policy import Verdict, judge
 from kvtide_operator.decide.prediction import deviation, measured, smoothed
-from kvtide_operator.decide.situation import Recommendation, Situation, least_of, recommendation_of, sizes_of
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.situation import Recommendation, Situation, least_of, recommendation_of
+from kvtide_operator.decide.target import Target, roots_of, sizes_of, ttl_s_of
 from kvtide_operator.observe.nodes import NodeObserver
 from kvtide_operator.observe.prometheus.source import MetricsSource
 from kvtide_operator.plan.proposal import Demand, Heard, Plan
 from kvtide_operator.plan.speeds import Speeds
 from kvtide_operator.planner.bill import Bill
 from kvtide_operator.planner.process import Planner, PlannerLostError
-from kvtide_operator.planner.replan import declared_of, moved, pace_for, roots_of, ttl_s_of, with_instances
+from kvtide_operator.planner.replan import declared_of, moved, pace_for, with_instances
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.engine.pace import Pace
 from kvtide_operator.simulate.errors import SimulationError

@@ -18,9 +18,8 @@ from kvtide_cachenode.contract.messages import CapacityRequest, Desired
 from kvtide_cachenode.contract.sizing import PAGE_BYTES
 from kvtide_operator.act.parent import end_with_parent
 from kvtide_operator.api.status import MAX_DECISIONS, DecisionStatus
-from kvtide_operator.decide.converge.documents import idle_timeouts
 from kvtide_operator.decide.policy import Verdict
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target, idle_timeouts
 
 START_TIMEOUT_S = 15.0
 """How long a node may take until it serves; after that the start has failed."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from kvtide_operator.api.status import DecisionStatus, PredictionError
 from kvtide_operator.api.tierclass import Medium, Volume
 from kvtide_operator.api.tieredcache import TieredCache
-from kvtide_operator.decide.steps import Pass, Target
+from kvtide_operator.decide.steps import Pass
+from kvtide_operator.decide.target import Target
 from kvtide_operator.plan.proposal import Plan
 from kvtide_operator.world.cluster import CacheWorld
 from kvtide_operator.world.metrics import EngineMetrics

@@ -29,7 +29,8 @@ from kvtide_operator.api.status import (
 from kvtide_operator.decide.outcomes import FAILED
 from kvtide_operator.decide.plan_document import point_of
 from kvtide_operator.decide.plans import saved
-from kvtide_operator.decide.steps import GroupTtls, Held, Target
+from kvtide_operator.decide.steps import Held
+from kvtide_operator.decide.target import GroupTtls, Target, target_with
 from kvtide_operator.world.cluster import CacheWorld, PodState
 from kvtide_operator.world.metrics import known
 
@@ -276,7 +277,7 @@ def _same(one: DecisionStatus, other: DecisionStatus) -> bool:
 
 def _outcome(decision: DecisionStatus, seen: Seen) -> str | None:
     """What came of a decision, once the cache has settled at it."""
-    if seen.done is None or not seen.done.settled or seen.target.sizes != _target(decision):
+    if seen.done is None or not seen.done.settled or seen.target.sizes != target_with(decision.after):
         return None
     if decision.after.ssd_class not in (None, seen.ssd_class):
         return None
@@ -285,7 +286,3 @@ def _outcome(decision: DecisionStatus, seen: Seen) -> str | None:
         reasons = "; ".join(f"{held.pod}: {held.reason}" for held in seen.done.held)
         return shortened(f"{FAILED}as near as it can be after {took_s:.0f} s: {reasons}")
     return f"in effect after {took_s:.0f} s"
-
-
-def _target(decision: DecisionStatus) -> Target:
-    return Target(decision.after.dram, decision.after.ssd or 0, decision.after.ttl)

@@ -9,7 +9,7 @@ import click
 from kvtide_operator.act.local import LocalPlace
 from kvtide_operator.act.node_options import ssd_options, trace_options
 from kvtide_operator.api.manifest import Manifest
-from kvtide_operator.decide.situation import initial_target
+from kvtide_operator.decide.target import initial_target
 from kvtide_operator.loop import Loop
 from kvtide_operator.observe.nodes import NodeObserver
 from kvtide_operator.planner.process import Planner

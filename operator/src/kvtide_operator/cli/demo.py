@@ -133,7 +133,7 @@ async def _play(manifest: "Manifest", trace: "Trace") -> "tuple[Story, ReplayRep
     from kvtide_operator.cli.assemble import local_loop
     from kvtide_operator.cli.report.live import LiveView
     from kvtide_operator.cli.report.story import Story
-    from kvtide_operator.decide.steps import Target
+    from kvtide_operator.decide.target import Target
     from kvtide_operator.planner.scenario import kv_bytes_per_token
     from kvtide_operator.replay.player import ReplayOptions, replay
     from kvtide_operator.replay.targets import parse_targets

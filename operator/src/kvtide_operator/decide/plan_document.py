@@ -8,7 +8,6 @@ from kvtide_operator.api.cacheplan import MAX_POINTS, CachePlan, CachePlanSpec, 
 from kvtide_operator.api.conditions import shortened
 from kvtide_operator.api.moment import rounded
 from kvtide_operator.api.point import Latency, Point
-from kvtide_operator.decide.steps import Target
 from kvtide_operator.plan.outcome import Candidate
 from kvtide_operator.plan.proposal import Demand, Plan
 
@@ -90,12 +89,6 @@ def point_of(candidate: Candidate) -> Point:
         hit_ratio=rounded(outcome.prefix_hit_ratio),
         stable=outcome.stable,
     )
-
-
-def target_of(point: Point) -> Target:
-    """What the cache shall hold to be at a point; of several TTLs the longest bounds them all."""
-    ttl_s = max(point.groups) if point.groups else point.ttl
-    return Target(point.dram, point.ssd or 0, ttl_s)
 
 
 def curve_hash(demand: Demand) -> str:

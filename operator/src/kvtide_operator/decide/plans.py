@@ -9,8 +9,7 @@ from kvtide_operator.api.conditions import condition, merged
 from kvtide_operator.api.moment import format_time
 from kvtide_operator.api.point import Point
 from kvtide_operator.api.quantity import rounded_quantity
-from kvtide_operator.decide.plan_document import target_of
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target, target_at
 
 Mode = Literal["Manual", "Advise", "Auto"]
 
@@ -194,7 +193,7 @@ def _superseded_by(plan: CachePlan | None, now: Now) -> str:
 
 def is_at(point: Point, target: Target, minimum: float) -> bool:
     """Whether a target has a point's sizes, or so nearly that no plan would be made of the rest."""
-    chosen = target_of(point)
+    chosen = target_at(point)
     sizes = ((target.dram_bytes, chosen.dram_bytes), (target.ssd_bytes, chosen.ssd_bytes))
     return not any(_differ(here, there, minimum) for here, there in sizes)
 
@@ -210,7 +209,7 @@ def _reached(plan: CachePlan, now: Now) -> bool:
 
 def _under_way(plan: CachePlan, now: Now) -> bool:
     """Whether what is wanted is nearer to the chosen point than where the cache was."""
-    chosen, before = target_of(plan.spec.point), target_of(plan.spec.baseline)
+    chosen, before = target_at(plan.spec.point), target_at(plan.spec.baseline)
     sizes = (
         (now.target.dram_bytes, before.dram_bytes, chosen.dram_bytes),
         (now.target.ssd_bytes, before.ssd_bytes, chosen.ssd_bytes),

@@ -11,7 +11,7 @@ from kvtide_operator.decide.rules.cool_down import cooled_down
 from kvtide_operator.decide.rules.endurance import endured
 from kvtide_operator.decide.rules.gain import is_worth_it, worth_it
 from kvtide_operator.decide.rules.inputs import OBSTACLES
-from kvtide_operator.decide.rules.order import in_order, target_of
+from kvtide_operator.decide.rules.order import in_order, target_after
 from kvtide_operator.decide.rules.ssd_class import class_to
 from kvtide_operator.decide.rules.stabilise import first_window, stabilised
 from kvtide_operator.decide.rules.step import step_limited
@@ -25,7 +25,7 @@ from kvtide_operator.decide.situation import (
     least_of,
     recommendation_of,
 )
-from kvtide_operator.decide.steps import GroupTtls, Target
+from kvtide_operator.decide.target import GroupTtls, Target, clamped, target_with, within
 
 Action = Literal["Hold", "Grow", "Shrink", "Retain", "ChangeClass", "TurnOff", "RollBack"]
 
@@ -94,11 +94,11 @@ def judge(situation: Situation) -> Verdict:
     dials = dials_toward(chosen.target, situation)
     for rule in RULES:
         dials = rule(dials, situation)
-    target = target_of(dials, situation.here)
+    target = target_after(dials, situation.here)
     if situation.here.ssd_bytes == 0 < target.ssd_bytes:
         assert situation.spec.ssd is not None, "a dial of an SSD tier"
         ttl = situation.spec.ssd.ttl
-        target = replace(target, ttl_s=min(max(chosen.ttl_s, ttl.min), ttl.max) or ttl.max)
+        target = replace(target, ttl_s=clamped(chosen.ttl_s, ttl.min, ttl.max) or ttl.max)
     target = replace(target, groups=_groups(target, situation))
     ssd_class = class_to(chosen, target, situation)
     return _advised(situation, dials, target, ssd_class, plan.why)
@@ -110,7 +110,7 @@ def _idle(situation: Situation) -> Verdict:
     dials = dials_toward(least.target, situation)
     for rule in IDLE_RULES:
         dials = rule(dials, situation)
-    target = target_of(dials, situation.here)
+    target = target_after(dials, situation.here)
     target = replace(target, groups=situation.here.groups if target.ssd_bytes else None)
     why = f"idle: no requests within {format_duration(situation.spec.scaling.window)}"
     ssd_class = situation.ssd_class if target.ssd_bytes else None
@@ -143,10 +143,9 @@ def _undone(situation: Situation) -> Verdict | None:
     if situation.contradiction is None:
         return None
     spec, before = situation.spec, situation.contradiction.back_to
-    dram, ssd = spec.dram.capacity, spec.ssd
-    ssd_bytes = min(max(before.ssd or 0, ssd.capacity.min), ssd.capacity.max) if ssd else 0
-    back = Target(min(max(before.dram, dram.min), dram.max), ssd_bytes, before.ttl if ssd_bytes else None)
-    ssd_class = before.ssd_class if before.ssd_class in (ssd.classes if ssd else ()) else situation.ssd_class
+    back = within(target_with(before), spec)
+    declared = spec.ssd.classes if spec.ssd else ()
+    ssd_class = before.ssd_class if before.ssd_class in declared else situation.ssd_class
     if (back, ssd_class) == (situation.here, situation.ssd_class):
         return None
     reason = f"takes the last move back: {situation.contradiction.why}"

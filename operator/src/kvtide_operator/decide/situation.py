@@ -7,10 +7,10 @@ from typing import Final, Literal, Self
 
 from kvtide_cachenode.eviction import root_of
 from kvtide_operator.api.quantity import format_duration, format_quantity
-from kvtide_operator.api.status import DecisionStatus, PredictionError, Sizes
+from kvtide_operator.api.status import DecisionStatus, PredictionError
 from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.decide.effect import Contradiction
-from kvtide_operator.decide.steps import GroupTtls, Target
+from kvtide_operator.decide.target import GroupTtls, Target
 from kvtide_operator.plan.outcome import Candidate
 from kvtide_operator.plan.proposal import Plan
 from kvtide_operator.plan.speeds import Speeds
@@ -40,13 +40,6 @@ class Recommendation:
     def amount(self, dial: DialName) -> int:
         """Bytes of a tier, or whole seconds."""
         return {"dram": self.dram_bytes, "ssd": self.ssd_bytes, "ttl": round(self.ttl_s)}[dial]
-
-
-def sizes_of(target: Target, ssd_class: str | None) -> Sizes:
-    """A target as decisions write it."""
-    if not target.ssd_bytes:
-        return Sizes(dram=target.dram_bytes)
-    return Sizes(dram=target.dram_bytes, ssd=target.ssd_bytes, ssd_class=ssd_class, ttl=target.ttl_s)
 
 
 def groups_of(plan: Plan) -> GroupTtls | None:
@@ -182,14 +175,6 @@ class Dial:
 Dials = tuple[Dial, ...]
 Rule = Callable[[Dials, Situation], Dials]
 """Looks at where the dials are to go, and holds some of them back."""
-
-
-def initial_target(spec: TieredCacheSpec) -> Target:
-    """What a cache has before anything was decided."""
-    ssd = spec.ssd
-    if ssd is None or ssd.capacity.initial == 0:
-        return Target(spec.dram.capacity.initial)
-    return Target(spec.dram.capacity.initial, ssd.capacity.initial, ssd.ttl.max)
 
 
 def dials_toward(to: Target, situation: Situation) -> Dials:

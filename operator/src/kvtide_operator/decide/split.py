@@ -8,7 +8,8 @@ from kvtide_cachenode.contract.sizing import MI, PAGE_BYTES, capacity_for, limit
 from kvtide_operator.api.quantity import format_quantity
 from kvtide_operator.api.tierclass import Volume
 from kvtide_operator.api.tieredcache import TieredCacheSpec
-from kvtide_operator.decide.steps import NodeSizes, Target
+from kvtide_operator.decide.steps import NodeSizes
+from kvtide_operator.decide.target import Target
 
 FILE_SYSTEM_PERCENT: Final = 5
 """Of a volume, for the file system: inodes and reserves take up to 1.6 % (ext4), the rest is a margin."""

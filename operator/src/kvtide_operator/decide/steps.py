@@ -1,40 +1,9 @@
 """What one pass over a cache on Kubernetes may do: the vocabulary between decide and act."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from kvtide_cachenode.contract.messages import Desired
-
-
-@dataclass(frozen=True, slots=True)
-class GroupTtls:
-    """Idle time-outs on SSD by prefix subtree.
-
-    Attributes:
-        by_root: seconds by the root that the keys of a subtree carry.
-        other_s: for all other keys.
-    """
-
-    by_root: tuple[tuple[str, float], ...]
-    other_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What the whole cache shall hold; an SSD of 0 bytes is none, a TTL of None keeps until full.
-
-    The time-outs of ``groups`` are bounded by ``ttl_s``.
-    """
-
-    dram_bytes: int
-    ssd_bytes: int = 0
-    ttl_s: float | None = None
-    groups: GroupTtls | None = None
-
-    @property
-    def sizes(self) -> "Target":
-        """The same with one TTL, as decisions and plans write it."""
-        return replace(self, groups=None)
 
 
 @dataclass(frozen=True, slots=True)

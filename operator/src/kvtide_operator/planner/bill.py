@@ -13,7 +13,7 @@ from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.api.tierclass import Medium, TierClass
 from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.decide.split import node_sizes
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target
 from kvtide_operator.planner.prices import bandwidth_of, price_of
 
 MB = 1_000_000

@@ -6,7 +6,6 @@ from typing import Any
 
 from kvtide_operator.api.engine import MeasuredProfile
 from kvtide_operator.api.manifest import Manifest
-from kvtide_operator.decide.steps import Target
 from kvtide_operator.plan.proposal import Demand
 from kvtide_operator.simulate.engine.pace import Pace, pace_of
 from kvtide_operator.world.metrics import EngineMetrics, known
@@ -22,20 +21,6 @@ def moved(before: Demand, now: Demand, threshold: float) -> bool:
     rate_before, rate_now = before.blocks / before.span_s, now.blocks / now.span_s
     chance = 3 / sqrt(min(before.requests, now.requests))
     return abs(rate_now - rate_before) > max(threshold, chance) * max(rate_before, rate_now)
-
-
-def ttl_s_of(target: Target, longest_s: float) -> float | tuple[float, ...]:
-    """The TTL of a target as the planner takes it: one, or each subtree's and then that of the rest."""
-    bound_s = longest_s if target.ttl_s is None else target.ttl_s
-    if target.groups is None:
-        return bound_s
-    each_s = (*(ttl_s for _, ttl_s in target.groups.by_root), target.groups.other_s)
-    return tuple(min(ttl_s, bound_s) for ttl_s in each_s)
-
-
-def roots_of(target: Target) -> tuple[int, ...]:
-    """Ids of the blocks that name the subtrees of a target's TTLs."""
-    return tuple(int(root, 16) for root, _ in target.groups.by_root) if target.groups else ()
 
 
 def pace_for(manifest: Manifest, metrics: EngineMetrics | None) -> Pace | str | None:

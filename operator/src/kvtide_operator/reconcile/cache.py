@@ -27,8 +27,8 @@ from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.converge import converge
 from kvtide_operator.decide.policy import Verdict
-from kvtide_operator.decide.situation import initial_target, sizes_of
-from kvtide_operator.decide.steps import Held, Pass, Step, Target
+from kvtide_operator.decide.steps import Held, Pass, Step
+from kvtide_operator.decide.target import Target, initial_target, sizes_of, within
 from kvtide_operator.loop import Round
 from kvtide_operator.planner.bill import Bill
 from kvtide_operator.reconcile.access import Nodes
@@ -38,7 +38,6 @@ from kvtide_operator.reconcile.declared import (
     manifest_of,
     remembered_classes,
     sentence_of,
-    within,
 )
 from kvtide_operator.reconcile.failures import Failure, stalled_status
 from kvtide_operator.reconcile.hands import Hands
@@ -229,7 +228,7 @@ class LiveCache:
             self._moves = remembered_moves(cache.status)
             self._classes = remembered_classes(self.hands.store.get(STATEFUL_SET, *self.key))
         is_manual = cache.spec.scaling.mode == "Manual"
-        target = within(initial_target(cache.spec) if is_manual else self.target, cache)
+        target = within(initial_target(cache.spec) if is_manual else self.target, cache.spec)
         declared = cache.spec.ssd.classes if cache.spec.ssd else ()
         ssd_class = self.ssd_class
         if is_manual or ssd_class not in declared:

@@ -13,7 +13,6 @@ from kvtide_operator.api.engine import MeasuredProfile, TableProfile
 from kvtide_operator.api.manifest import Manifest, ManifestError, linked
 from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import TieredCache
-from kvtide_operator.decide.steps import Target
 from kvtide_operator.world.kinds import CLASSES, CacheKey, Raw
 
 PROFILES: Final = Path("/etc/kvtide/profiles")
@@ -61,19 +60,6 @@ def remembered_classes(stateful_set: Raw | None) -> dict[str, TierClass]:
 def first_class(cache: TieredCache) -> str | None:
     """The class that the SSD starts with, None without one."""
     return cache.spec.ssd.classes[0] if cache.spec.ssd else None
-
-
-def within(target: Target, cache: TieredCache) -> Target:
-    """A target within the bounds of the spec."""
-    dram, ssd = cache.spec.dram.capacity, cache.spec.ssd
-    dram_bytes = min(max(target.dram_bytes, dram.min), dram.max)
-    if ssd is None:
-        return Target(dram_bytes)
-    ssd_bytes = min(max(target.ssd_bytes, ssd.capacity.min), ssd.capacity.max)
-    ttl_s = target.ttl_s
-    if ttl_s is not None:
-        ttl_s = min(max(ttl_s, ssd.ttl.min), ssd.ttl.max)
-    return Target(dram_bytes, ssd_bytes, ttl_s, target.groups if ssd_bytes else None)
 
 
 def sentence_of(error: ValidationError) -> str:

@@ -10,7 +10,7 @@ from kvtide_operator.api.cacheplan import CachePlan
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.plan_document import cache_plan, point_of
 from kvtide_operator.decide.plans import OVER, Now, has_moved, is_needed, phase_of, review
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target
 from kvtide_operator.loop import Round
 from kvtide_operator.observe.watch_store import ObjectStore
 from kvtide_operator.reconcile.declared import sentence_of

@@ -1,10 +1,8 @@
 """The document for each node, where it differs from what the node reports."""
 
-import math
-
 from kvtide_cachenode.cluster.topology import Topology
 from kvtide_cachenode.contract.messages import CapacityRequest, Desired, IdleTimeouts
-from kvtide_operator.decide.steps import Target, TellNode
+from kvtide_operator.decide.steps import TellNode
 from kvtide_operator.world.nodes import NodeState
 
 
@@ -35,15 +33,6 @@ def document_for(
     return TellNode(
         pod, Desired(term, generation, CapacityRequest(dram_bytes, ssd_bytes), time_outs, topology)
     )
-
-
-def idle_timeouts(target: Target) -> IdleTimeouts:
-    """How long a target has its nodes keep what is on SSD."""
-    if target.groups is None:
-        return IdleTimeouts(other=target.ttl_s)
-    most_s = math.inf if target.ttl_s is None else target.ttl_s
-    by_root = {root: min(ttl_s, most_s) for root, ttl_s in target.groups.by_root}
-    return IdleTimeouts(by_root, min(target.groups.other_s, most_s))
 
 
 def deposed_by(node: NodeState, term: int) -> int | None:

@@ -7,7 +7,7 @@ from kvtide_cachenode.contract.sizing import capacity_for
 from kvtide_operator.api.tierclass import Volume
 from kvtide_operator.api.tieredcache import TieredCacheSpec
 from kvtide_operator.decide.converge.claims import left_over, next_claim
-from kvtide_operator.decide.converge.documents import deposed_by, document_for, idle_timeouts
+from kvtide_operator.decide.converge.documents import deposed_by, document_for
 from kvtide_operator.decide.converge.held import NOT_RUNNING, lost_or_held, still_held
 from kvtide_operator.decide.converge.replicas import next_set, recreation
 from kvtide_operator.decide.converge.roll import restarts, with_roll
@@ -22,7 +22,8 @@ from kvtide_operator.decide.converge.view import (
     seats_of,
 )
 from kvtide_operator.decide.split import node_sizes, with_held
-from kvtide_operator.decide.steps import ExpandClaim, Held, Pass, Refused, ResizePod, SetSpec, Step, Target
+from kvtide_operator.decide.steps import ExpandClaim, Held, Pass, Refused, ResizePod, SetSpec, Step
+from kvtide_operator.decide.target import Target, idle_timeouts
 from kvtide_operator.world.cluster import CacheWorld
 
 

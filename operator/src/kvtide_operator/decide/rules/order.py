@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from kvtide_operator.decide.situation import Dial, Dials, Situation
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target
 
 
 def in_order(dials: Dials, situation: Situation) -> Dials:
@@ -30,10 +30,10 @@ def within_budget(dials: Dials, situation: Situation) -> bool:
     assert situation.plan is not None, "a rule follows a plan"
     tier_class = situation.ssd_class or situation.plan.chosen.configuration.tier_class
     now = situation.cost_per_hour(situation.here, tier_class)
-    return situation.cost_per_hour(target_of(dials, situation.here), tier_class) <= max(float(budget), now)
+    return situation.cost_per_hour(target_after(dials, situation.here), tier_class) <= max(float(budget), now)
 
 
-def target_of(dials: Dials, here: Target) -> Target:
+def target_after(dials: Dials, here: Target) -> Target:
     """What the cache holds once the dials are where they are to go."""
     to = {dial.name: dial.to for dial in dials}
     ssd_bytes = to.get("ssd", here.ssd_bytes)

@@ -4,7 +4,7 @@ from kvtide_operator.decide.outcomes import has_failed
 from kvtide_operator.decide.rules.cool_down import LONGEST_COOL_DOWN_S
 from kvtide_operator.decide.rules.gain import is_worth_it
 from kvtide_operator.decide.situation import Recommendation, Situation
-from kvtide_operator.decide.steps import Target
+from kvtide_operator.decide.target import Target
 
 
 def class_to(chosen: Recommendation, target: Target, situation: Situation) -> str | None:
