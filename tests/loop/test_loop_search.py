@@ -8,10 +8,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from kvtide_operator.act.place import Place
 from kvtide_operator.api.manifest import Manifest, load_manifest
 from kvtide_operator.api.status import DecisionStatus, TieredCacheStatus
+from kvtide_operator.decide.replan import PLAN_EVERY_S
 from kvtide_operator.decide.target import Target
-from kvtide_operator.loop import SEARCH_EVERY_S, Loop, Place
+from kvtide_operator.loop import Loop
 from kvtide_operator.observe.nodes import NodeObserver
 from kvtide_operator.plan.proposal import Demand, Heard
 from kvtide_operator.planner.process import Planner
@@ -125,7 +127,7 @@ async def test_a_curve_that_has_moved_is(planned: Planned) -> None:
 
 
 async def test_an_hour_is(planned: Planned) -> None:
-    planned.now_s += SEARCH_EVERY_S
+    planned.now_s += PLAN_EVERY_S
     assert await planned.searches_in_a_round() == 1
 
 

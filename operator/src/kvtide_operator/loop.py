@@ -2,12 +2,12 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
-from kvtide_operator.act.local import Resized
+from kvtide_operator.act.place import Place, Resized
 from kvtide_operator.api.conditions import shortened
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.api.point import Point
@@ -16,6 +16,7 @@ from kvtide_operator.decide.effect import Contradiction, contradiction, last_run
 from kvtide_operator.decide.plan_document import point_of
 from kvtide_operator.decide.policy import Verdict, judge
 from kvtide_operator.decide.prediction import deviation, measured, smoothed
+from kvtide_operator.decide.replan import Basis, is_outdated
 from kvtide_operator.decide.situation import Recommendation, Situation, least_of, recommendation_of
 from kvtide_operator.decide.target import Target, roots_of, sizes_of, ttl_s_of
 from kvtide_operator.observe.nodes import NodeObserver
@@ -23,8 +24,8 @@ from kvtide_operator.observe.prometheus.source import MetricsSource
 from kvtide_operator.plan.proposal import Demand, Heard, Plan
 from kvtide_operator.plan.speeds import Speeds
 from kvtide_operator.planner.bill import Bill
+from kvtide_operator.planner.declared import declared_of, pace_for, with_instances
 from kvtide_operator.planner.process import Planner, PlannerLostError
-from kvtide_operator.planner.replan import declared_of, moved, pace_for, with_instances
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.engine.pace import Pace
 from kvtide_operator.simulate.errors import SimulationError
@@ -36,31 +37,6 @@ MAX_RECOMMENDATIONS = 10_000
 """Past recommendations kept for stabilisation: a week of rounds a minute."""
 MAX_POINTS = 1000
 """Simulated points of where the cache was, kept to compare a move's effect with."""
-SEARCH_EVERY_S = 3600.0
-"""A plan is made anew at least this often, also when nothing seems to have changed."""
-
-
-class Place(Protocol):
-    """Where nodes run, and what the loop may do to them."""
-
-    @property
-    def target(self) -> Target:
-        """What the whole cache shall hold, as it was decided last."""
-
-    @property
-    def ssd_class(self) -> str | None:
-        """The class of its SSD, None without one."""
-
-    @property
-    def decisions(self) -> Sequence[DecisionStatus]:
-        """The moves so far, newest first."""
-
-    @property
-    def approved(self) -> bool:
-        """In mode Advise, whether someone approved the present plan."""
-
-    async def act(self, verdict: Verdict, decision: DecisionStatus) -> Sequence[Resized]:
-        """Bring the whole cache to the verdict's target, now or from now on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +68,7 @@ class _Searched:
     plan: Plan | None
     speeds: Speeds | None
     why_not: str
-    demand: Demand
-    manifest: Manifest
-    here: tuple[Configuration, tuple[int, ...]]
-    pace: Pace | None
-    at_s: float
+    basis: Basis
 
 
 @dataclass
@@ -238,38 +210,32 @@ class Loop:
         """The plan for the present demand: the last one while nothing that it was made for has moved."""
         if demand is None or not world.nodes or world.silent:
             return None
-        here = self._configuration(manifest), roots_of(self.place.target)
         last = self._searched
         pace = pace_for(manifest, metrics)
-        if isinstance(pace, str) and last is not None and last.pace is not None:
-            pace = last.pace  # what was measured stays true while metrics fail
-        if (
-            last is None
-            or now_s - last.at_s >= SEARCH_EVERY_S
-            or (declared_of(last.manifest), last.here) != (declared_of(manifest), here)
-            or (isinstance(pace, Pace) and (last.pace is None or last.pace.differs(pace)))
-            or moved(last.demand, demand, manifest.cache.spec.scaling.minimum_gain)
-        ):
-            last = self._searched = await self._searched_anew(manifest, here, demand, pace, now_s)
+        if isinstance(pace, str) and last is not None and last.basis.pace is not None:
+            pace = last.basis.pace  # what was measured stays true while metrics fail
+        basis = Basis(
+            declared=declared_of(manifest),
+            here=self._configuration(manifest),
+            roots=roots_of(self.place.target),
+            demand=demand,
+            pace=pace if isinstance(pace, Pace) else None,
+            at_s=now_s,
+        )
+        if last is None or is_outdated(last.basis, basis, manifest.cache.spec.scaling.minimum_gain):
+            unpaced = f"the engine profile's base counts: {pace}" if isinstance(pace, str) else ""
+            last = self._searched = await self._searched_anew(manifest, basis, unpaced)
         self._compare(last.plan, world, demand, metrics, now_s)
         return last
 
-    async def _searched_anew(
-        self,
-        manifest: Manifest,
-        here: tuple[Configuration, tuple[int, ...]],
-        demand: Demand,
-        pace: Pace | str | None,
-        now_s: float,
-    ) -> _Searched:
-        known_pace = pace if isinstance(pace, Pace) else None
+    async def _searched_anew(self, manifest: Manifest, basis: Basis, unpaced: str) -> _Searched:
+        """A new plan; ``unpaced`` says why it is made at the profile's pace, where another was asked for."""
         try:
-            found = await self.planner.search(self.key, manifest, *here, known_pace)
+            found = await self.planner.search(self.key, manifest, basis.here, basis.roots, basis.pace)
         except SimulationError as error:
-            return _Searched(None, None, f"cannot plan: {error}", demand, manifest, here, known_pace, now_s)
+            return _Searched(None, None, f"cannot plan: {error}", basis)
         plan, speeds = found or (None, None)
-        why_not = f"the engine profile's base counts: {pace}" if isinstance(pace, str) else ""
-        return _Searched(plan, speeds, why_not, demand, manifest, here, known_pace, now_s)
+        return _Searched(plan, speeds, unpaced, basis)
 
     def _compare(
         self, plan: Plan | None, world: World, demand: Demand, metrics: EngineMetrics | None, now_s: float
@@ -327,7 +293,7 @@ class Loop:
             ssd_class=self.place.ssd_class,
             plan=plan,
             idle=idle,
-            inferred=searched is not None and searched.demand.inferred,
+            inferred=searched is not None and searched.basis.demand.inferred,
             recommended=past,
             observing_since_s=self._observing_since_s,
             decisions=self.place.decisions,

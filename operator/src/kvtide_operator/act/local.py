@@ -17,6 +17,7 @@ from kvtide_cachenode.contract.client import NodeClient, NodeError
 from kvtide_cachenode.contract.messages import CapacityRequest, Desired
 from kvtide_cachenode.contract.sizing import PAGE_BYTES
 from kvtide_operator.act.parent import end_with_parent
+from kvtide_operator.act.place import Resized
 from kvtide_operator.api.status import MAX_DECISIONS, DecisionStatus
 from kvtide_operator.decide.policy import Verdict
 from kvtide_operator.decide.target import Target, idle_timeouts
@@ -33,15 +34,6 @@ STEADY_S = 60.0
 
 class PlaceError(RuntimeError):
     """The nodes could not be started; the message says which and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resized:
-    """How one node answered: what it holds now, or why it refused."""
-
-    node: str
-    capacity_bytes: int | None
-    problem: str | None = None
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from kvtide_operator.act.kubernetes.children import children, wanted_hash
 from kvtide_operator.act.kubernetes.errors import ConflictError
 from kvtide_operator.act.kubernetes.execute import Ending, Outcome
-from kvtide_operator.act.local import Resized
+from kvtide_operator.act.place import Resized
 from kvtide_operator.act.seen import Seen
 from kvtide_operator.act.status import (
     remembered_holds,
@@ -61,7 +61,7 @@ PassEnding = Literal["settled", "acted", "waits"]
 class LiveCache:
     """What is known of one cache between its passes; if it is lost, the world and the status say it again.
 
-    It is the `loop.Place` of the cache's rounds.
+    It is the `act.place.Place` of the cache's rounds.
 
     Attributes:
         manifest: what is declared; None while that cannot be used.

@@ -1,26 +1,12 @@
-"""What a plan is made for: when that has moved, the search runs again."""
+"""What of a manifest a plan is made for, and what engines tell in its place."""
 
 from dataclasses import replace
-from math import sqrt
 from typing import Any
 
 from kvtide_operator.api.engine import MeasuredProfile
 from kvtide_operator.api.manifest import Manifest
-from kvtide_operator.plan.proposal import Demand
 from kvtide_operator.simulate.engine.pace import Pace, pace_of
 from kvtide_operator.world.metrics import EngineMetrics, known
-
-
-def moved(before: Demand, now: Demand, threshold: float) -> bool:
-    """Whether the demand has changed by more than ``threshold``: hits at some size, or blocks asked for.
-
-    The number of requests varies by chance: three standard deviations of a Poisson count are no change.
-    """
-    if before.curve.distance(now.curve) > threshold:
-        return True
-    rate_before, rate_now = before.blocks / before.span_s, now.blocks / now.span_s
-    chance = 3 / sqrt(min(before.requests, now.requests))
-    return abs(rate_now - rate_before) > max(threshold, chance) * max(rate_before, rate_now)
 
 
 def pace_for(manifest: Manifest, metrics: EngineMetrics | None) -> Pace | str | None:
