@@ -18,6 +18,7 @@ from kvtide_operator.simulate.engine.step_times import (
     linear_s,
     prefill_attention_s,
     prefill_chunk_s,
+    shared_launches_s,
     step_of_chunks_s,
     step_s,
     step_tables,
@@ -108,8 +109,10 @@ def test_a_mixed_step_adds_the_tokens_before_it_looks_them_up() -> None:
 def test_a_step_of_several_chunks_launches_its_kernels_once() -> None:
     tables = small_tables()
     # linear(2 + 1 + 2) = 3, attention of chunks of 2 and 1 new = 3 + 1 less one launch = 1, decode = 5
-    assert step_of_chunks_s(tables, 3.0, 4.0, 2, 2.0, 10.0) == pytest.approx(3.0 + 4.0 - 1.0 + 5.0)
-    assert step_of_chunks_s(tables, 1.0, 2.0, 1, 2.0, 10.0) == step_s(tables, 1.0, 10.0, 2.0, 10.0)
+    assert shared_launches_s(tables, 2) == 1.0
+    assert step_of_chunks_s(tables, 3.0, 4.0, 1.0, 2.0, 10.0) == pytest.approx(3.0 + 4.0 - 1.0 + 5.0)
+    alone_s = step_of_chunks_s(tables, 1.0, 2.0, shared_launches_s(tables, 1), 2.0, 10.0)
+    assert alone_s == step_s(tables, 1.0, 10.0, 2.0, 10.0)
 
 
 @settings(deadline=None)

@@ -9,7 +9,12 @@ import numpy as np
 from numba import njit
 
 from kvtide_operator.simulate.batch import LOADING, REQUEST_BITS, WAITING, Batch, push
-from kvtide_operator.simulate.engine.step_times import StepTables, decode_step_s, step_of_chunks_s
+from kvtide_operator.simulate.engine.step_times import (
+    StepTables,
+    decode_step_s,
+    shared_launches_s,
+    step_of_chunks_s,
+)
 from kvtide_operator.simulate.requests import NOBODY, Rows
 
 
@@ -62,8 +67,9 @@ def _mixed_s(batch: Batch, k: int) -> float:
     """Seconds of the next step; loads overlap with it layer by layer, but for the first layer's."""
     engine, running = batch.engine[k], batch.engine[k].running
     context = engine.context_tokens / running if running > 0 else 0.0
+    shared_s = shared_launches_s(batch.tables, engine.chunks)
     seconds = step_of_chunks_s(
-        batch.tables, engine.new_tokens, engine.attention_s, engine.chunks, running, context
+        batch.tables, engine.new_tokens, engine.attention_s, shared_s, running, context
     )
     return max(seconds, engine.load_s) + engine.load_s / batch.layers
 

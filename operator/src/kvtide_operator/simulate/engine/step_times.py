@@ -159,23 +159,29 @@ def step_s(tables: StepTables, new: float, cached: float, batch: float, mean_con
     ``new = 0`` is a decode step, ``batch = 0`` a prefill step; with neither there is no step: 0.
     """
     attention_s = prefill_attention_s(tables, new, cached)
-    return step_of_chunks_s(tables, new, attention_s, 1, batch, mean_context)
+    return step_of_chunks_s(tables, new, attention_s, 0.0, batch, mean_context)
 
 
 @_inlined
 def step_of_chunks_s(
-    tables: StepTables, new: float, attention_s: float, chunks: int, batch: float, mean_context: float
+    tables: StepTables, new: float, attention_s: float, shared_s: float, batch: float, mean_context: float
 ) -> float:
-    """Seconds of one step with ``chunks`` chunks of ``new`` tokens in all, and ``batch`` decoding sequences.
+    """Seconds of one step with chunks of ``new`` tokens in all, and ``batch`` decoding sequences.
 
-    ``attention_s`` is the sum of the chunks' `prefill_attention_s`.
+    ``attention_s`` is the sum of the chunks' `prefill_attention_s`, ``shared_s`` is `shared_launches_s`.
     """
     if new + batch <= 0.0:
         return 0.0
-    seconds = linear_s(tables, new + batch) + attention_s
-    if chunks > 1:
-        seconds -= (chunks - 1) * prefill_attention_s(tables, 1.0, 0.0)
-    return seconds + decode_attention_s(tables, batch, mean_context)
+    chunks_s = linear_s(tables, new + batch) + attention_s - shared_s
+    return chunks_s + decode_attention_s(tables, batch, mean_context)
+
+
+@_inlined
+def shared_launches_s(tables: StepTables, chunks: int) -> float:
+    """Of the sum of the chunks' `prefill_attention_s`, the launches that are one launch for all of them."""
+    if chunks <= 1:
+        return 0.0
+    return (chunks - 1) * prefill_attention_s(tables, 1.0, 0.0)
 
 
 @_inlined
