@@ -69,5 +69,4 @@ async def keep_up(store: Store, failures: Failures) -> None:
 
 async def close_store(store: Store) -> None:
     """Let what is worth it outlive the process, in due time."""
-    if isinstance(store, TieredStore):
-        await store.close(DEMOTE_AT_END_S)
+    await store.close(DEMOTE_AT_END_S)

@@ -21,7 +21,7 @@ from kvtide_cachenode.cluster.slots import key_slot
 from kvtide_cachenode.cluster.topology import NOBODY, Node
 from kvtide_cachenode.peers.link import PeerLink, PeerLostError
 from kvtide_cachenode.peers.links import Peers
-from kvtide_cachenode.store import CapacityError, Entry, Store, TieredStore
+from kvtide_cachenode.store import CapacityError, Entry, Store
 from kvtide_cachenode.wire.resp_client import Refused, Reply
 
 # Entries on their way at once to one target, each on a link of its own, so that reading, sending and storing
@@ -71,7 +71,7 @@ class SlotMover:
                     self._moved.left += 1
                     self._moved.left_bytes += length
                     self._store.forget(key)
-        if isinstance(self._store, TieredStore) and self._store.unsettled:
+        if self._store.unsettled:
             await self._store.settle()
         self.done = True
 
@@ -113,7 +113,7 @@ class SlotMover:
 
     async def _entry(self, key: bytes) -> Entry | None:
         """What is to be sent of a key; None when it is gone, or too large to be brought up from the SSD."""
-        if isinstance(self._store, TieredStore) and self._store.below(key):
+        if self._store.below(key):
             with suppress(CapacityError):
                 await self._store.fetch(key)
         return self._store.peek(key)

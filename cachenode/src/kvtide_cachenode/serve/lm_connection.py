@@ -17,7 +17,7 @@ from kvtide_cachenode.serve.commands.forward import ANSWER_S, ServeHere, ask, st
 from kvtide_cachenode.serve.connection import Connection
 from kvtide_cachenode.serve.request import Request
 from kvtide_cachenode.serve.session import ReplyCutError
-from kvtide_cachenode.store import CapacityError, Entry, Reservation, StreamBrokenError, TieredStore
+from kvtide_cachenode.store import CapacityError, Entry, Reservation, Store, StreamBrokenError
 from kvtide_cachenode.store.store import INLINE_BYTES
 from kvtide_cachenode.wire import lm
 
@@ -149,7 +149,7 @@ class LmConnection(Connection):
             return
         self._keep_here(key, request)
         self.session.observe(Access.STORE, (key,), (False,))
-        if isinstance(store, TieredStore) and store.unsettled:
+        if store.unsettled:
             self.session.answer_later(store.settle())
 
     def _keep_here(self, key: bytes, request: Request) -> None:
@@ -172,7 +172,7 @@ class LmConnection(Connection):
             self.session.answer_later(self._get_elsewhere(*owner, key))
             return
         entry = store.get(key)
-        if entry is None and isinstance(store, TieredStore) and store.below(key):
+        if entry is None and store.below(key):
             self.session.answer_later(self._get_below(store, key))
         else:
             self._reply_entry(key, entry)
@@ -212,7 +212,7 @@ class LmConnection(Connection):
             session.reply(lm.NO)
         session.observe(Access.LOAD, (key,), (head is not None,))
 
-    async def _get_below(self, store: TieredStore, key: bytes) -> None:
+    async def _get_below(self, store: Store, key: bytes) -> None:
         """Reply with a value that was on the SSD when it was asked for."""
         try:
             self._reply_entry(key, await store.fetch(key))
@@ -254,7 +254,7 @@ class LmConnection(Connection):
             node.cluster.counters.forward_failures += 1
         except ServeHere:
             self._keep_here(key, request)
-            if isinstance(node.store, TieredStore) and node.store.unsettled:
+            if node.store.unsettled:
                 await node.store.settle()
         self.session.observe(Access.STORE, (key,), (False,))
 

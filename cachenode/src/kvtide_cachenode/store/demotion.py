@@ -67,8 +67,8 @@ class DemotingStore(Store):
         clock: Callable[[], float],
     ) -> None:
         super().__init__(capacity_bytes, max_bytes, policy)
-        self.tiered = True
         self.log = log
+        self.lower = {"ssd": log}
         self._use(Index(policy, log.rows))
         for key in log.rows:
             self._index.keys.add(key)
