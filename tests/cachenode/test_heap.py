@@ -1,7 +1,7 @@
 """Giving memory back takes a bounded share of the time, and what does not go back is charged."""
 
 from kvtide_cachenode.contract.sizing import PROCESS_BYTES
-from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.process.heap import FRUITLESS_FACTOR, PAUSE_FACTOR, Heap
 from kvtide_cachenode.store import Store
 

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from kvtide_cachenode.contract.sizing import PROCESS_BYTES
-from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.process.heap import Heap
 from kvtide_cachenode.store import Store
 

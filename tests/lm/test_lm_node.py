@@ -14,8 +14,8 @@ import pytest
 import redis
 
 from kvtide_cachenode.cluster.topology import Node as Member
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.serve import lm_connection
 from kvtide_cachenode.serve.commands.forward import ServeHere
 from kvtide_cachenode.serve.server import DataServer

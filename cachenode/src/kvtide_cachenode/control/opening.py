@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from kvtide_cachenode.control.state import StateFile
-from kvtide_cachenode.eviction import WriteAdmission, make_policy
+from kvtide_cachenode.placement import SsdWrites, make_policy
 from kvtide_cachenode.process.background import every
 from kvtide_cachenode.process.failures import Failures
 from kvtide_cachenode.process.heap import process_heap
@@ -29,7 +29,7 @@ class StoreOptions:
     eviction: str
     ssd_bytes: int = 0
     ssd_path: Path | None = None
-    ssd_admission: WriteAdmission = "always"
+    ssd_admission: SsdWrites = "always"
     ssd_bytes_per_day: float = float("inf")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Container, Iterator
 
-from kvtide_cachenode.eviction import Policy
+from kvtide_cachenode.placement import Policy
 from kvtide_cachenode.store.keys import PAGE_KEYS, Keys
 
 
@@ -11,8 +11,8 @@ class Entry:
 
     ``charge`` is what the entry costs the tier in bytes, key and metadata included. An entry with ``pins`` is
     being sent or written; it outlives its key until the last pin is gone (``live`` is then False). ``worth``
-    is for `eviction.admits`. What is ``leaving`` can still be read but was given up by the policy: it is on
-    its way to the SSD tier, or there already.
+    is for `placement.is_written`. What is ``leaving`` can still be read but was given up by the policy: it is
+    on its way to the SSD tier, or there already.
     """
 
     __slots__ = ("charge", "inline", "key", "leaving", "length", "live", "pins", "start", "worth")

@@ -3,7 +3,7 @@
 from typing import Final
 
 from kvtide_cachenode.contract.sizing import PROCESS_BYTES
-from kvtide_cachenode.eviction import Policy
+from kvtide_cachenode.placement import Policy
 from kvtide_cachenode.process.heap import Heap
 from kvtide_cachenode.store.arena import Arena
 from kvtide_cachenode.store.counters import Counters

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Final
 
-from kvtide_cachenode.eviction import Policy
+from kvtide_cachenode.placement import Policy
 from kvtide_cachenode.store.arena import ADDRESSES_PER_BYTE, extent_bytes
 from kvtide_cachenode.store.index import Entry, Index
 from kvtide_cachenode.store.reservation import AT_ONCE_BYTES, CapacityError, Reservation, extent_grant

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from kvtide_cachenode.eviction import History, Policy, WriteAdmission
-from kvtide_cachenode.eviction.admission import REUSED, TOUCHED_TWICE
+from kvtide_cachenode.placement import History, Policy, SsdWrites
+from kvtide_cachenode.placement.ssd_writes import REUSED, TOUCHED_TWICE
 from kvtide_cachenode.store.arena import extent_bytes
 from kvtide_cachenode.store.demotion import WRITES_UNDER_WAY, DemotingStore, group_of_root
 from kvtide_cachenode.store.index import Entry, Index
@@ -49,10 +49,10 @@ class TieredStore(DemotingStore):
         max_bytes: int,
         policy: Policy[bytes],
         log: SsdLog,
-        admission: WriteAdmission = "always",
+        writes: SsdWrites = "always",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(capacity_bytes, max_bytes, policy, log, admission, clock)
+        super().__init__(capacity_bytes, max_bytes, policy, log, writes, clock)
         self._history = History()
         self._reading: dict[bytes, _Reading] = {}
 

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from typing import Generic, Self, TypeVar
 
-from kvtide_cachenode.eviction.policy import PAGE_KEYS
+from kvtide_cachenode.placement.policy import PAGE_KEYS
 
 Key = TypeVar("Key", bound=Hashable)
 
