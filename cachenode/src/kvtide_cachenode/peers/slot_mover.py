@@ -164,10 +164,10 @@ class SlotMover:
         return True
 
     async def _deliver(self, link: PeerLink, entry: Entry, options: tuple[bytes, ...]) -> Reply:
-        if entry.inline is not None:
-            link.send(b"SET", entry.key, entry.inline, *options)
+        value = self._store.encoded(entry)
+        if isinstance(value, bytes):
+            link.send(b"SET", entry.key, value, *options)
             return await link.reply()
-        value = self._store.pin(entry)
         try:
             link.send(b"SET", entry.key, value, *options)
             return await link.reply()

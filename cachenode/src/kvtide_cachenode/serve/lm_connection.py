@@ -196,18 +196,15 @@ class LmConnection(Connection):
         session = self.session
         head = None
         if entry is not None:
-            value = entry.inline
-            if value is not None:
-                head = lm.found(value, entry.length)
+            value = session.node.store.decoded(entry)
+            head = lm.found(value, len(value))
+            if isinstance(value, bytes):
                 if head is not None:
                     session.reply(head + value[lm.METADATA_BYTES :])
+            elif head is None:
+                session.node.store.unpin(entry)
             else:
-                memory = session.node.store.pin(entry)
-                head = lm.found(memory, entry.length)
-                if head is None:
-                    session.node.store.unpin(entry)
-                else:
-                    session.reply_pinned(head, memory[lm.METADATA_BYTES :], entry)
+                session.reply_pinned(head, value[lm.METADATA_BYTES :], entry)
         if head is None:
             session.reply(lm.NO)
         session.observe(Access.LOAD, (key,), (head is not None,))
@@ -220,7 +217,13 @@ class LmConnection(Connection):
         except CapacityError:
             pass
         found = False
-        async with store.stream(key) as value:
+        async with AsyncExitStack() as stack:
+            try:
+                value = await stack.enter_async_context(store.stream(key))
+            except CapacityError:
+                self.session.reply(lm.NO)
+                self.session.observe(Access.LOAD, (key,), (False,))
+                return
             store.streamed(value.length)
             try:
                 async for piece in value.pieces():

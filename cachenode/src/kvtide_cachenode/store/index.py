@@ -3,11 +3,12 @@
 from collections.abc import Container, Iterator
 
 from kvtide_cachenode.placement import Policy
+from kvtide_cachenode.store.form import RAW, Form
 from kvtide_cachenode.store.keys import PAGE_KEYS, Keys
 
 
 class Entry:
-    """One value as the store holds it: inline bytes, or an extent of the arena.
+    """One value as the store holds it: inline bytes, or an extent of the arena, in some ``form``.
 
     ``charge`` is what the entry costs the tier in bytes, key and metadata included. An entry with ``pins`` is
     being sent or written; it outlives its key until the last pin is gone (``live`` is then False). ``worth``
@@ -15,7 +16,7 @@ class Entry:
     on its way to the SSD tier, or there already.
     """
 
-    __slots__ = ("charge", "inline", "key", "leaving", "length", "live", "pins", "start", "worth")
+    __slots__ = ("charge", "form", "inline", "key", "leaving", "length", "live", "pins", "start", "worth")
 
     def __init__(self, key: bytes, length: int, charge: int, inline: bytes | None, start: int) -> None:
         self.key = key
@@ -25,6 +26,7 @@ class Entry:
         self.start = start
         self.pins = 0
         self.live = True
+        self.form: Form = RAW
         self.worth = 0
         self.leaving = False
 

@@ -4,14 +4,18 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kvtide_cachenode.placement import Policy
 from kvtide_cachenode.store.arena import ADDRESSES_PER_BYTE, extent_bytes
+from kvtide_cachenode.store.decoded_stream import DecodedStream
+from kvtide_cachenode.store.form import FORMS, form_of
 from kvtide_cachenode.store.index import Entry, Index
 from kvtide_cachenode.store.reservation import AT_ONCE_BYTES, CapacityError, Reservation, extent_grant
 from kvtide_cachenode.store.room import ENTRY_OVERHEAD_BYTES, SLICE_BYTES, Room
-from kvtide_cachenode.store.ssd import SsdLog, ValueStream
+
+if TYPE_CHECKING:
+    from kvtide_cachenode.store.ssd import SsdLog
 
 # LMCache stores a metadata object of some hundred bytes beside every block: a page each would waste most
 # of it, so values up to this size live in the index.
@@ -87,8 +91,8 @@ class Store(Room):
         """
         return self.get(key)
 
-    def stream(self, key: bytes) -> ValueStream:
-        """The value of a key that is `below`, in pieces, past DRAM."""
+    def stream(self, key: bytes) -> DecodedStream:
+        """The value of a key that is `below`, as it was stored, in pieces, past DRAM."""
         raise AssertionError(f"{key!r} is not below: there is no lower tier")
 
     def streamed(self, length: int | None) -> None:
@@ -141,10 +145,8 @@ class Store(Room):
         return asdict(self.counters)
 
     def value(self, entry: Entry) -> bytes:
-        """A copy of an entry's bytes."""
-        if entry.inline is not None:
-            return entry.inline
-        return bytes(self._arena.view(entry.start, entry.length))
+        """A copy of an entry's bytes as they lie there."""
+        return bytes(self.view(entry))
 
     async def settle(self) -> None:
         """Return when no restart brings back what was deleted or overwritten before this call."""
@@ -275,6 +277,8 @@ class Store(Room):
         return self._arena.allocate(length, granted, self._arena_limit_bytes() - beside)
 
     def _replace(self, entry: Entry) -> None:
+        if FORMS:
+            entry.form = form_of(self.view(entry))
         old = self._index.put(entry)
         if old is not None:
             self._retire(old)

@@ -9,16 +9,18 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from kvtide_cachenode.placement import History, Policy, SsdWrites
 from kvtide_cachenode.placement.ssd_writes import REUSED, TOUCHED_TWICE
 from kvtide_cachenode.store.arena import extent_bytes
+from kvtide_cachenode.store.decoded_stream import DecodedStream
 from kvtide_cachenode.store.demotion import WRITES_UNDER_WAY, DemotingStore, group_of_root
 from kvtide_cachenode.store.index import Entry, Index
 from kvtide_cachenode.store.reservation import CapacityError, Reservation
 from kvtide_cachenode.store.room import ENTRY_OVERHEAD_BYTES
-from kvtide_cachenode.store.ssd import Missed, SsdLog, ValueStream
+from kvtide_cachenode.store.ssd import Missed, SsdLog
 from kvtide_cachenode.store.store import INLINE_BYTES
 
 # An entry larger than this part of DRAM would displace too much: it is streamed from the SSD.
@@ -144,9 +146,9 @@ class TieredStore(DemotingStore):
             with contextlib.suppress(CapacityError):
                 self._start_read(key, length)
 
-    def stream(self, key: bytes) -> ValueStream:
+    def stream(self, key: bytes) -> DecodedStream:
         """See `Store.stream`."""
-        return self.log.stream(key)
+        return DecodedStream(self.log.stream(key), partial(self.reserve_whole, key), self.abort)
 
     def streamed(self, length: int | None) -> None:
         """See `Store.streamed`."""

@@ -1,6 +1,7 @@
 """Replies whose value lies in the tier below, or that have to wait for it."""
 
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Final
 
 from kvtide_cachenode.access_trace.inference import Access
@@ -51,7 +52,12 @@ async def reply_values(session: Session, keys: list[bytes], head: tuple[bytes, .
 
 
 async def _reply_stream(session: Session, store: Store, key: bytes) -> bool:
-    async with store.stream(key) as value:
+    async with AsyncExitStack() as stack:
+        try:
+            value = await stack.enter_async_context(store.stream(key))
+        except CapacityError as error:
+            session.fail(str(error), "OOM")
+            return False
         store.streamed(value.length)
         if value.length is None:
             session.reply(session.nil)
