@@ -10,7 +10,7 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,10 +93,12 @@ class NodeProcess:
 
 
 @contextmanager
-def node_process(*options: str, token: str | None = None) -> Iterator[NodeProcess]:
+def node_process(
+    *options: str, token: str | None = None, program: Sequence[str] = ("kvtide_cachenode",)
+) -> Iterator[NodeProcess]:
     """Start a node on free ports; its log is kept beside until it ends, and it ends with the bench."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # noqa: ARG005 - Python's signature
-    command = [sys.executable, "-m", "kvtide_cachenode", "serve", "--listen", "127.0.0.1:0"]
+    command = [sys.executable, "-m", *program, "serve", "--listen", "127.0.0.1:0"]
     command += ["--admin", "127.0.0.1:0", *options]
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
         process = subprocess.Popen(

@@ -1,67 +1,29 @@
 """What may keep other clients waiting: how each case is prepared, and what it then does in one go."""
 
 import json
-import socket
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from benches.node_process import MI, NodeProcess, node_process
 from benches.resp_stream import Client, connect, request
+from benches.waits_crowds import (
+    crowd_of_execs,
+    discard_prepared,
+    exec_of,
+    expire,
+    expiring,
+    pipelines_of_many,
+    resets,
+    run_execs,
+    run_pipelines,
+    small_then_large,
+    to_be_reset,
+    touched_at_random,
+)
+from benches.waits_stage import Case, Stage
 
 WORDS: Final = 1_000_000
-ENTRIES: Final = 500_000
 VALUE_BYTES: Final = 64 * MI
-BATCH: Final = 2000
-
-
-@dataclass
-class Stage:
-    """The node, a client of it, and what a case keeps from its preparation; ``scale`` makes all smaller."""
-
-    node: NodeProcess
-    scale: float
-    stack: ExitStack
-    client: Client = field(init=False)
-    text: bytes = b""
-    entries: int = 0
-    generation: int = 0
-    second: NodeProcess | None = None
-    crowd: list[socket.socket] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.client = Client(self.node.port, timeout_s=120)
-
-    def count(self, of: int) -> int:
-        return max(int(of * self.scale), 1)
-
-    def fill(self, length: int = 10) -> None:
-        """Half a million entries, unless they are there."""
-        wanted = self.count(ENTRIES)
-        for begin in range(self.entries, wanted, BATCH):
-            numbers = range(begin, min(begin + BATCH, wanted))
-            self.client.run(b"".join([request(b"SET", b"k%07d" % at, b"v" * length) for at in numbers]))
-        self.entries = wanted
-
-    def say(self) -> None:
-        """Send what is prepared and read all that is answered."""
-        self.client.run(self.text)
-
-    def put(self, path: str, body: object) -> None:
-        code, said = self.node.ask("PUT", path, body)
-        assert code in (200, 202), f"{path} answers {code}: {said[:200]!r}"
-
-
-@dataclass(frozen=True)
-class Case:
-    """``prepare`` runs before each round and is not measured."""
-
-    name: str
-    prepare: Callable[[Stage], None]
-    act: Callable[[Stage], None] = Stage.say
-    dram: str = "1Gi"
-    ssd: bool = False
 
 
 def words(
@@ -313,6 +275,18 @@ CASES: Final = (
     Case("GET /metrics × 20, 500k entries", filled, asked("GET", "/metrics", times=20)),
     Case("a shrink to 64Mi, 500k entries", shrink, asked("PUT", "/v1/capacity", {"dram": "64Mi"})),
     Case("a drain of 500k entries", drain_prepared, drain),
+    Case("EXEC of 4,096 GETs", exec_of(b"GET")),
+    Case("EXEC of EXISTS, 4,096 keys", exec_of(b"EXISTS", words=4096)),
+    Case("EXEC of DEL, 4,096 keys", emptied(exec_of(b"DEL", words=4096))),
+    Case("60 clients, EXEC of 4,000 GETs", crowd_of_execs, run_execs),
+    Case("60 clients, 9,000 EXISTS pipelined", pipelines_of_many, run_pipelines),
+    Case("DISCARD of 80 MB", discard_prepared),
+    Case("1,500 clients reset at once", to_be_reset, resets),
+    Case(
+        "a shrink of 440 MB, in no order", touched_at_random, asked("PUT", "/v1/capacity", {"dram": "64Mi"})
+    ),
+    Case("SET of 64 MiB where all is small", small_then_large, dram="256Mi"),
+    Case("all of an SSD expires", expiring, expire, dram="128Mi", ssd=True),
     Case("CLIENT LIST, 2,000 clients", clients),
     Case("1,500 clients come and go", prepare_nothing, come_and_go),
     Case("INFO", line(b"INFO")),

@@ -41,7 +41,7 @@ async def test_a_reply_that_nobody_reads_stays_small(served: Any) -> None:
         b"GET k\r\n" * 10_000,
         encoded([b"SCAN", b"0", b"COUNT", b"100000"]) * 200,
         encoded([b"COMMAND", b"INFO", *[b"get"] * 1000]) * 200,
-        encoded([b"MULTI"]) + encoded([b"GET", b"k"]) * 5000 + encoded([b"EXEC"]),
+        encoded([b"MULTI"]) + encoded([b"GET", b"k"]) * 4000 + encoded([b"EXEC"]),
     ]:
         most = 0
         async with talk(served.port) as (_, writer):

@@ -1,5 +1,7 @@
 """The policies' contract, and what is particular to each."""
 
+from itertools import islice
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,6 +68,66 @@ def test_the_hottest_are_the_victims_backwards(name: str, steps: list[tuple[str,
         order.append(victim)
         policy.removed(victim)
     assert order == hottest[::-1]
+
+
+Change = tuple[str, int]
+changes = st.lists(
+    st.lists(st.tuples(st.sampled_from(["use", "remove", "evict"]), st.integers(0, 30)), max_size=6),
+    max_size=12,
+)
+
+
+@given(st.lists(st.integers(0, 30), unique=True), changes, st.integers(0, 12))
+def test_lru_stays_exact_while_it_is_listed(
+    keys: list[int], changes: list[list[Change]], pages_read: int
+) -> None:
+    """A page a key; between two anything changes, and the listing may be given up in the middle."""
+    policy = LeastRecentlyUsed[int]()
+    order = list(keys)
+    for key in keys:
+        policy.inserted(key, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kvtide_cachenode.placement.lru.PAGE_KEYS", 1)
+        patch.setattr("kvtide_cachenode.placement.lru.SETTLED_KEYS", 1)
+        for wanted in (pages_read, 1000):
+            before, kept, listed = list(order), set(order), list[int]()
+            listing = policy.hottest()
+            for page in islice(listing, wanted):
+                listed += page
+                for what, key in changes.pop() if changes else ():
+                    apply(policy, order, what, key)
+                    kept &= set(order)
+                assert policy.victim() == (order[0] if order else None)
+                if not listed:  # what an earlier listing left is put in order first
+                    before, kept = list(order), set(order)
+            assert len(set(listed)) == len(listed)
+            assert listed == [key for key in reversed(before) if key in listed]
+            if wanted == 1000:
+                assert kept <= set(listed)
+            del listing
+    for what, key in (change for each in changes for change in each):
+        apply(policy, order, what, key)
+    while (victim := policy.victim()) is not None:
+        assert victim == order.pop(0)
+        policy.removed(victim)
+    assert not order
+
+
+def apply(policy: LeastRecentlyUsed[int], order: list[int], what: str, key: int) -> None:
+    if what == "evict":
+        if (victim := policy.victim()) is not None:
+            policy.removed(victim)
+            order.remove(victim)
+    elif key not in order:
+        policy.inserted(key, 1)
+        order.append(key)
+    elif what == "remove":
+        policy.removed(key)
+        order.remove(key)
+    else:
+        policy.touched(key)
+        order.remove(key)
+        order.append(key)
 
 
 def brute_force_lru(requests: list[list[int]], room: int) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from typing import Any
 import redis.asyncio
 from tests.cachenode.raw_client import encoded, said, until
 
-from kvtide_cachenode.serve.commands.transaction import MAX_QUEUED
+from kvtide_cachenode.serve.commands.transaction import MAX_KEYS
 
 
 async def test_the_default_pipeline_of_redis_py(served: Any) -> None:
@@ -39,9 +39,9 @@ async def test_it_runs_all_or_nothing(served: Any) -> None:
 
 
 async def test_what_is_queued_is_bounded_and_given_up_with_the_connection(served: Any) -> None:
-    reply = await said(served.port, b"MULTI\r\n" + b"GET a\r\n" * (MAX_QUEUED + 1) + b"EXEC\r\n")
-    assert reply.count(b"+QUEUED") == MAX_QUEUED
-    assert b"-ERR a transaction has at most 16384 commands" in reply
+    reply = await said(served.port, b"MULTI\r\n" + b"GET a\r\n" * (MAX_KEYS + 1) + b"EXEC\r\n")
+    assert reply.count(b"+QUEUED") == MAX_KEYS
+    assert b"-ERR a transaction has at most 4096 commands" in reply
     assert reply.endswith(b"-EXECABORT Transaction discarded because of previous errors.\r\n")
     store = served.node.store
     for end in (b"", b"RESET\r\n", b"QUIT\r\n"):

@@ -26,7 +26,8 @@ from kvtide_cachenode.control.opening import StoreOptions, close_store, keep_up,
 from kvtide_cachenode.control.state import StateError, StateFile
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.placement import NEEDED_WORTH, POLICIES, SsdWrites
-from kvtide_cachenode.process.background import net
+from kvtide_cachenode.process.background import every, net
+from kvtide_cachenode.process.garbage import SEARCH_S, search_all, search_young_only
 from kvtide_cachenode.process.memory_limit import largest_capacity_bytes
 from kvtide_cachenode.serve.file_limit import raise_file_limit
 from kvtide_cachenode.serve.lm_connection import LmConnection
@@ -246,9 +247,13 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     net(loop, node.failures)
+    search_young_only()
     upkeep = (
         loop.create_task(keep_up(node.store, node.failures)),
         loop.create_task(keep_fresh(node.watched, node.failures)),
+        loop.create_task(
+            every(SEARCH_S, "garbage", node.failures, lambda: search_all(node.store.key_count()))
+        ),
     )
     server, lm_server = DataServer(node, tls=tls), DataServer(node, LmConnection, full=b"")
     said: dict[str, object] = {}

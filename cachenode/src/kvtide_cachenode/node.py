@@ -8,6 +8,8 @@ from importlib.metadata import version
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from kvtide_cachenode.access.reloading import Loaded, Watched
 from kvtide_cachenode.access.users import Users
 from kvtide_cachenode.access_trace.inference import Inference
@@ -16,6 +18,7 @@ from kvtide_cachenode.client_memory import ClientMemory
 from kvtide_cachenode.peers.membership import Membership
 from kvtide_cachenode.process.failures import Failures
 from kvtide_cachenode.process.latency import Histogram
+from kvtide_cachenode.process.turns import Turns
 from kvtide_cachenode.store import Store
 
 if TYPE_CHECKING:
@@ -30,13 +33,16 @@ class Node:
 
     ``users`` is who may do what, and whose password peers are asked with. ``block_tokens`` is how many tokens
     an inferred trace counts per block; ``listen`` is the data port's ``HOST:PORT`` once it is bound;
-    ``watched`` are the files that are read again when they change.
+    ``watched`` are the files that are read again when they change. ``ahead_s`` is how far Unix time is ahead
+    of the monotonic clock, as the machine's clock stood at the start: setting that ends no idle time, and
+    makes none longer.
     """
 
     store: Store
     block_tokens: int
     boot_id: str = field(default_factory=lambda: token_hex(8))
     started_s: float = field(default_factory=time.monotonic)
+    ahead_s: float = field(default_factory=lambda: time.time() - time.monotonic())
     ready: bool = False
     listen: str | None = None
     sessions: dict[int, "Session"] = field(default_factory=dict)
@@ -47,6 +53,7 @@ class Node:
     auth_failures: int = 0
     stalled_total: int = 0
     failures: Failures = field(default_factory=Failures)
+    turns: Turns = field(default_factory=Turns)
     dram_latency: Histogram = field(default_factory=Histogram)
     later_latency: Histogram = field(default_factory=Histogram)
     users: Users = field(default_factory=Users)
@@ -69,4 +76,9 @@ class Node:
         return time.monotonic() - self.started_s
 
     def _infer(self, request: Inferred) -> None:
+        set_ms = round(1e3 * (time.time() - time.monotonic() - self.ahead_s))
+        if set_ms:  # lines tell the machine's time, as those of other nodes do
+            stored_ms = None if request.stored_ms is None else max(request.stored_ms + set_ms, 0)
+            began_ms = max(request.began_ms + set_ms, 0)
+            request = structs.replace(request, began_ms=began_ms, stored_ms=stored_ms)
         self.trace.append_inferred(request, self.block_tokens)

@@ -1,6 +1,7 @@
 """What the admin API says and takes, as the node writes it and the client reads it."""
 
 import json
+from collections import Counter
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -12,6 +13,8 @@ API_VERSION: Final = "v1"
 # Headers of GET /v1/trace: where to read on, and how many lines were lost before the first one.
 TRACE_NEXT: Final = "Kvtide-Trace-Next"
 TRACE_GAP: Final = "Kvtide-Trace-Gap"
+# Idle time-outs of one document; the operator gives at most 126.
+MAX_GROUPS: Final = 4096
 
 
 T = TypeVar("T")
@@ -92,7 +95,7 @@ class IdleTimeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     0 keeps nothing; None keeps until the space is needed.
     """
 
-    groups: dict[str, Seconds] = {}
+    groups: Annotated[dict[str, Seconds], msgspec.Meta(max_length=MAX_GROUPS)] = {}
     other: Seconds | None = None
 
 
@@ -183,4 +186,5 @@ def decode(document: bytes, kind: type[T]) -> T:
 def _all_different(pairs: list[tuple[str, Any]]) -> None:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        raise ValueError(f"{max(names, key=names.count)[:100]!r} is there twice")
+        twice, _ = Counter(names).most_common(1)[0]
+        raise ValueError(f"{twice[:100]!r} is there twice")

@@ -22,7 +22,6 @@ from kvtide_cachenode.contract.messages import (
     DrainRequest,
     NodeStatus,
     TraceStatus,
-    decode,
 )
 from kvtide_cachenode.control.desired import DesiredState, RefusedError
 from kvtide_cachenode.control.http_port import MAX_BODY_BYTES, Handler, HttpPort, answer, refused
@@ -32,9 +31,8 @@ from kvtide_cachenode.control.tiers import tier_status
 from kvtide_cachenode.node import VERSION, Node
 from kvtide_cachenode.peers.drain import CannotDrainError, drain
 from kvtide_cachenode.peers.membership import Membership
+from kvtide_cachenode.process.decoding import decode_aside
 
-# Larger documents are decoded in a thread, between turns of the loop.
-DECODED_AT_ONCE_BYTES: Final = 16 * 1024
 TRACE: Final = "/v1/trace"
 CAPABILITIES: Final = ("trace", "desired", "cluster", "drain")
 
@@ -188,6 +186,7 @@ class AdminServer:
 
     async def _get_trace(self, request: web.Request) -> web.Response:
         try:
+            self._node.inference.settle()
             page = self._node.trace.read(request.query.get("since"))
         except ValueError as error:
             return refused(400, str(error))
@@ -231,8 +230,6 @@ def _cluster_status(member: Membership) -> ClusterStatus:
 async def _body(request: web.Request, kind: type[T], expected: str) -> T:
     body = await request.read()
     try:
-        if len(body) <= DECODED_AT_ONCE_BYTES:
-            return decode(body, kind)
-        return await asyncio.to_thread(decode, body, kind)
+        return await decode_aside(body, kind)
     except ValueError as error:
         raise RefusedError(400, f"{expected}: {error}") from None

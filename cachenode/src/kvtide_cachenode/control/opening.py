@@ -1,7 +1,6 @@
 """Making a node's store from its options and from what an earlier process left."""
 
 import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -9,6 +8,7 @@ from typing import Final
 from kvtide_cachenode.control.state import StateFile
 from kvtide_cachenode.placement import SsdWrites, make_policy
 from kvtide_cachenode.process.background import every
+from kvtide_cachenode.process.clock import steady_clock
 from kvtide_cachenode.process.failures import Failures
 from kvtide_cachenode.process.heap import process_heap
 from kvtide_cachenode.process.memory_limit import largest_capacity_bytes, machine_bytes
@@ -53,7 +53,7 @@ async def open_store(options: StoreOptions, file: StateFile) -> Store:
         return store
     ssd_bytes = options.ssd_bytes if state.ssd_bytes is None else state.ssd_bytes
     ssd = await SsdLog.open(
-        options.ssd_path, ssd_bytes, time.time, write_bytes_per_day=options.ssd_bytes_per_day
+        options.ssd_path, ssd_bytes, steady_clock(), write_bytes_per_day=options.ssd_bytes_per_day
     )
     stats = ssd.stats()
     log.info("the SSD tier has %d entries, %d bytes", stats.entries, stats.used_bytes)

@@ -29,6 +29,7 @@ from kvtide_cachenode.wire.resp_client import Refused, Reply
 LINKS_PER_TARGET: Final = 3
 ANSWER_S: Final = 10.0
 RETRY_S: Final = 0.2
+PAGE_KEYS: Final = 1000
 
 
 @dataclass(slots=True)
@@ -65,12 +66,9 @@ class SlotMover:
                 for _ in range(LINKS_PER_TARGET):
                     senders.create_task(self._send_all(target, chosen))
         for keys in (await self._queues()).values():
-            for key in keys:
-                length = self._store.length_of(key)
-                if length is not None:
-                    self._moved.left += 1
-                    self._moved.left_bytes += length
-                    self._store.forget(key)
+            for page in _pages(keys):
+                self._drop(page)
+                await asyncio.sleep(0)
         if self._store.unsettled:
             await self._store.settle()
         self.done = True
@@ -94,11 +92,22 @@ class SlotMover:
         state = await self._peers.ask_state(target, self._view.topology.epoch)
         if state is None:
             return float("inf")
-        moving_bytes = sum(map(self._bytes_of, keys))
+        moving_bytes = 0
+        for page in _pages(keys):
+            moving_bytes += sum(map(self._bytes_of, page))
+            await asyncio.sleep(0)
         both_bytes = state.used_bytes + moving_bytes
         if both_bytes <= state.capacity_bytes:
             return float("inf")  # not the sum: an entry may be overwritten by a larger one until it is sent
         return moving_bytes * state.capacity_bytes / both_bytes
+
+    def _drop(self, keys: list[bytes]) -> None:
+        for key in keys:
+            length = self._store.length_of(key)
+            if length is not None:
+                self._moved.left += 1
+                self._moved.left_bytes += length
+                self._store.forget(key)
 
     def _hottest(self, keys: list[bytes], budget_bytes: float) -> Iterator[bytes]:
         for key in keys:
@@ -177,3 +186,8 @@ class SlotMover:
             raise
         finally:
             self._store.unpin(entry)
+
+
+def _pages(keys: list[bytes]) -> Iterator[list[bytes]]:
+    """Some keys at a time: what is done between two turns of the loop."""
+    return (keys[first : first + PAGE_KEYS] for first in range(0, len(keys), PAGE_KEYS))

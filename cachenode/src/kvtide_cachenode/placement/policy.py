@@ -23,7 +23,7 @@ class Policy(Protocol[Key]):
         """A key that the policy holds was written again: as `removed`, then `inserted`."""
 
     def touched(self, key: Key) -> None:
-        """A key that the policy holds was read."""
+        """A key that the policy holds was read. Another function may do it while `hottest` is under way."""
 
     def removed(self, key: Key) -> None:
         """A key that the policy holds is gone: evicted, deleted or overwritten."""

@@ -15,15 +15,18 @@ from kvtide_cachenode.serve.sending import linger, send
 from kvtide_cachenode.serve.session import ReplyCutError, Session
 from kvtide_cachenode.wire import replies
 from kvtide_cachenode.wire.events import Announced, Broken, Landed, Parser
-from kvtide_cachenode.wire.resp import RequestParser
+from kvtide_cachenode.wire.resp import BUFFER_BYTES, RequestParser
 
 # Receives per turn of the loop; with the parser's limits one connection takes at most two megabytes a turn.
 RECEIVES_PER_TURN = 2
+# Of commands, where the turn is over: what is taken in is split at once, also for the last of many clients.
+LITTLE_BYTES = 4096
 PAGE_BITS = 12
-# Commands of one connection are executed for so long before others have their turn; the clock is looked at
-# after every 16 of them.
-SLICE_S = 0.005
+# Of many commands in a row, after every 16 it is looked whether it is others' turn; after each, where it was
+# before the first.
 LOOK_MASK = 15
+# A longer list of words is freed in parts of so many.
+FREED_WORDS = 8192
 # While a command waits for the SSD, so many behind it have their values read, too.
 READ_AHEAD = 8
 READS_VALUE = frozenset((b"GET", b"get", b"MGET", b"mget", b"GETDEL", b"getdel"))
@@ -49,6 +52,7 @@ class Connection:
         self._socket = sock
         self._tls = sock if isinstance(sock, TlsSocket) else None
         self._clients = session.node.clients
+        self._turns = session.node.turns
         self._clients.joined()
         self._weight = 0  # pages that the node counts for this connection
         self._make_parser()
@@ -127,16 +131,23 @@ class Connection:
             self._on_close(self.session.id)
 
     def _let_go(self) -> None:
+        self._parser.put_aside()
         give_up(self._requests.arriving)
         self.session.close()
 
     def _readable(self) -> None:
         parser = self._parser
         session, began_s = self.session, time.monotonic()
-        session.now_s = time.time()
+        session.now_s = began_s + session.node.ahead_s
         commands = session.node.commands_total
         for _ in range(RECEIVES_PER_TURN):
             buffers = parser.buffers()
+            if not buffers:  # others have their turn before more is evicted for it
+                self._pause()
+                self._turns.after(self._resume)
+                break
+            if len(buffers[0]) <= BUFFER_BYTES and self._turns.spent():
+                buffers = [buffers[0][:LITTLE_BYTES]]
             try:
                 if len(buffers) == 1:
                     count = self._socket.recv_into(buffers[0])
@@ -183,7 +194,7 @@ class Connection:
         """Execute what has arrived, until replies pile up or it is others' turn."""
         session, parser = self.session, self._requests
         most_bytes = self._clients.unsent_bytes
-        until_s, executed = time.monotonic() + SLICE_S, 0
+        look, executed = 0 if self._turns.spent() else LOOK_MASK, 0
         queued_bytes, request = session.queued_bytes, None
         try:
             while not session.closing:
@@ -203,9 +214,11 @@ class Connection:
                     return
                 if request.values:
                     request.release(session.node.store)
-                if not executed & LOOK_MASK and time.monotonic() > until_s:
+                if len(request.words) > FREED_WORDS:
+                    self._free(request.words)
+                if not executed & look and parser.has_more and self._turns.over():
                     self._pause()
-                    self._loop.call_soon(self._resume)  # others have their turn before the next command
+                    self._turns.after(self._resume)
                     return
         except Exception as error:  # noqa: BLE001 - a defect ends the connection, not the node
             self._failed("command", error, begun=session.queued_bytes > queued_bytes)
@@ -238,11 +251,15 @@ class Connection:
         """Begin the work that queues the reply of ``request``; until it ends nothing else is executed."""
         work, self.session.later = self.session.later, None
         assert work is not None, "something to do"
+        try:
+            self.session.node.store.read_ahead(self._wanted_next())
+        except BaseException:
+            work.close()
+            raise
         self._pause()
         self._later_since_s, self._answered_bytes = time.monotonic(), self.session.replied_bytes
         self._answering = self._loop.create_task(work)
         self._answering.add_done_callback(partial(self._answered, request))
-        self.session.node.store.read_ahead(self._wanted_next())
 
     def _wanted_next(self) -> list[bytes]:
         """Keys whose values the commands behind the one under way ask for."""
@@ -260,6 +277,7 @@ class Connection:
                 return
             if request is not None:
                 request.release(self.session.node.store)
+                self._free(request.words)
             if done.cancelled() or isinstance(error, ReplyCutError):
                 self.close()
             elif error is not None:
@@ -289,6 +307,12 @@ class Connection:
         except Exception as again:  # noqa: BLE001 - a defect ends the connection, not the node
             session.node.failures.note("connection", again)
             self.close()
+
+    def _free(self, words: list[bytes]) -> None:
+        """Let go of the words of a command that has run: a million of them take long."""
+        if len(words) > FREED_WORDS:
+            del words[-FREED_WORDS:]
+            self._turns.after(partial(self._free, words))
 
     def _resume(self) -> None:
         """Go on after a pause, unless there is a reason to wait."""
@@ -326,7 +350,7 @@ class Connection:
         """Read again, and execute what arrived before."""
         self._reading = True
         self._loop.add_reader(self._socket, self._guarded, self._readable)
-        self.session.now_s = time.time()
+        self.session.now_s = time.monotonic() + self.session.node.ahead_s
         self._run_events()
         self._push()
         self._read_pending()

@@ -17,9 +17,17 @@ from kvtide_cachenode.serve.commands.forward import ANSWER_S, ServeHere, ask, st
 from kvtide_cachenode.serve.connection import Connection
 from kvtide_cachenode.serve.request import Request
 from kvtide_cachenode.serve.session import ReplyCutError
-from kvtide_cachenode.store import CapacityError, Entry, Reservation, Store, StreamBrokenError
+from kvtide_cachenode.store import (
+    EVICTED_AT_ONCE,
+    CapacityError,
+    Entry,
+    Reservation,
+    Store,
+    StreamBrokenError,
+)
 from kvtide_cachenode.store.store import INLINE_BYTES
 from kvtide_cachenode.wire import lm
+from kvtide_cachenode.wire.events import Room
 
 CRLF_BYTES = 2
 VALUE = 0  # the only argument of a PUT
@@ -39,6 +47,8 @@ class LmConnection(Connection):
         self.close()
 
     def _let_go(self) -> None:
+        self._parser.put_aside()
+        self._parser = self._lm = lm.RequestParser()  # the other one knows this connection, by `_grow`
         self._take().release(self.session.node.store)
         self.session.close()
 
@@ -113,15 +123,16 @@ class LmConnection(Connection):
             return None
         return self._value.memory
 
-    def _grow(self, to_bytes: int) -> bool:
-        """Make room for the first bytes of the value that is arriving; False: it is not stored."""
+    def _grow(self, to_bytes: int) -> Room:
+        """Make room for the first bytes of the value that is arriving; without it is not stored."""
         if isinstance(self._value, Reservation):
             try:
-                self.session.node.store.grow(self._value, to_bytes)
+                if not self.session.node.store.grow(self._value, to_bytes, EVICTED_AT_ONCE):
+                    return Room.LATER
             except CapacityError:
                 self._take().release(self.session.node.store)
-                return False
-        return True
+                return Room.NEVER
+        return Room.HERE
 
     def _take(self) -> Request:
         """The value that has arrived, as a request that holds it; no value where it had no room."""

@@ -53,8 +53,9 @@ class Request:
         return self.values.pop(index, None)
 
     def moved(self) -> "Request":
-        """The same request as another object, which has the values from now on."""
-        moved, self.values = Request(self.words, self.values), _NONE
+        """The same request as another object, which has the words and values from now on."""
+        moved = Request(self.words, self.values)
+        self.words, self.values = [], _NONE
         return moved
 
     def release(self, store: Store) -> None:

@@ -191,14 +191,14 @@ class DataServer:
         return unknown and self._node.uptime_s() - session.connected_s > LOGIN_S
 
     def _sweep(self) -> None:
-        now_s, unix_s = time.monotonic(), time.time()
+        now_s = time.monotonic()
         for connection in list(self._connections.values()):
             try:
-                self._look_at(connection, now_s, unix_s)
+                self._look_at(connection, now_s)
             except Exception as error:  # noqa: BLE001 - one connection's trouble is not the others'
                 self._node.failures.note("sweep", error)
 
-    def _look_at(self, connection: Connection, now_s: float, unix_s: float) -> None:
+    def _look_at(self, connection: Connection, now_s: float) -> None:
         if connection.gone:
             connection.close()
         elif self._stalls(connection, now_s):
@@ -209,4 +209,4 @@ class DataServer:
             self._node.connections_evicted += 1
             connection.close()
         elif connection.session.inference is not None:
-            connection.session.inference.end_idle(unix_s)
+            connection.session.inference.end_idle(now_s + self._node.ahead_s)

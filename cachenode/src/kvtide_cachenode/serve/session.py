@@ -20,6 +20,9 @@ from kvtide_cachenode.wire.replies import Reply
 
 # What a queued buffer takes beside its bytes.
 BUFFER_OVERHEAD_BYTES = 48
+# Single keys told to the trace as one access, and accesses that wait to be told: more are told at once.
+OBSERVED_KEYS = 256
+OBSERVED_MOST = 8
 # By this command a node of the cluster makes itself known.
 PEER = "kvtide.peer"
 # First lines, without their ends, of the bulk strings that values in the index are.
@@ -32,9 +35,10 @@ class ReplyCutError(Exception):
 
 @dataclass(slots=True)
 class Transaction:
-    """The commands between MULTI and EXEC; when one was ``wrong``, none is run."""
+    """The commands between MULTI and EXEC, of so many ``keys``; when one was ``wrong``, none is run."""
 
     queued: list[tuple[bytes, Request]] = field(default_factory=list)
+    keys: int = 0
     wrong: bool = False
 
     def release(self, store: Store) -> None:
@@ -75,7 +79,8 @@ class Session:
         self.caller = UNAWARE
         self.evidence: Evidence | None = Evidence()
         self.inference: Client | None = Client(node.inference, address.rpartition(":")[0])
-        self._observed: list[tuple[Access, list[bytes], list[bool], float]] = []
+        self._observed: deque[tuple[Access, list[bytes], list[bool], float]] = deque()
+        self.in_exec = False  # nobody is let in between two commands, and the trace is told afterwards
         self._pins: deque[tuple[int, Entry]] = deque()  # (all bytes queued when its last byte was, entry)
         self._held: tuple[Entry | None, bytes | memoryview | None] | None = None
         self._sent_bytes = 0
@@ -133,6 +138,11 @@ class Session:
             work, self.later = self.later, None
             await work
 
+    async def share(self) -> None:
+        """Between two parts of a command: let others have their turn, but not within EXEC."""
+        if not self.in_exec:
+            await self.node.turns.share()
+
     def take_back(self) -> bytes:
         """What was queued since ``room(0)``: the reply of one of the commands that a command is made of."""
         taken = b"".join(self.out)
@@ -168,12 +178,10 @@ class Session:
         """Queue an entry's value as a bulk string, without copying it out of the arena."""
         if entry is None:
             self.reply(self.nil)
-            return
-        value = self.node.store.decoded(entry)
-        if type(value) is bytes:
-            self.reply(replies.bulk(value))
+        elif entry.plain is not None:
+            self.reply(replies.bulk(entry.plain))
         else:
-            self._reply_extent(entry, value)
+            self._reply_value(entry, self.node.store.decoded(entry))
 
     def hold(self, entry: Entry | None) -> None:
         """Keep what `reply_held` will queue as it is, whatever becomes of its key meanwhile."""
@@ -186,10 +194,8 @@ class Session:
         (entry, value), self._held = self._held, None
         if entry is None or value is None:
             self.reply(self.nil)
-        elif type(value) is bytes:
-            self.reply(replies.bulk(value))
         else:
-            self._reply_extent(entry, value)
+            self._reply_value(entry, value)
 
     def let_go(self) -> None:
         """Hold nothing any more."""
@@ -198,7 +204,10 @@ class Session:
             if entry is not None and isinstance(value, memoryview):
                 self.node.store.unpin(entry)
 
-    def _reply_extent(self, entry: Entry, value: bytes | memoryview) -> None:
+    def _reply_value(self, entry: Entry, value: bytes | memoryview) -> None:
+        if isinstance(value, bytes):
+            self.reply(replies.bulk(value))
+            return
         head = b"$%d\r\n" % entry.length
         self.out += (head, value, replies.CRLF)
         self.queued_bytes += len(head) + entry.length + 2
@@ -211,9 +220,10 @@ class Session:
         for entry in entries:
             if entry is None:
                 small.append(nil)
-            elif type(value := decoded(entry)) is bytes:
-                length = len(value)
-                small += (headers[length] if length < len(headers) else b"$%d" % length, value)
+            elif entry.plain is not None:
+                small += (headers[entry.length], entry.plain)
+            elif isinstance(value := decoded(entry), bytes):
+                small += (b"$%d" % len(value), value)
             else:
                 small.append(b"$%d\r\n" % entry.length)
                 self.reply_pinned(replies.CRLF.join(small), value, entry)
@@ -253,21 +263,30 @@ class Session:
             return
         if len(keys) == 1 and self._observed:
             before, known, were, now_s = self._observed[-1]
-            if before is access and now_s == self.now_s:
+            if before is access and now_s == self.now_s and len(known) < OBSERVED_KEYS:
                 # Single keys that arrived together are told together, as the keys of one command are.
                 known += keys
                 were += hits
                 return
+        if len(self._observed) >= OBSERVED_MOST:
+            self.report()
         own = (keys, hits) if isinstance(keys, list) and isinstance(hits, list) else (list(keys), list(hits))
         self._observed.append((access, *own, self.now_s))
 
     def report(self) -> None:
         """Tell the trace what was noted; done when the replies are on their way, not before."""
-        if self._observed:
-            observed, self._observed = self._observed, []
-            if self.inference is not None:
-                for access, keys, hits, now_s in observed:
-                    self.inference.access(access, keys, hits, now_s)
+        if not self.in_exec:
+            while self.report_one():
+                pass
+
+    def report_one(self) -> bool:
+        """Tell the trace of the access that was noted first; whether there was one."""
+        if not self._observed:
+            return False
+        access, keys, hits, now_s = self._observed.popleft()
+        if self.inference is not None:
+            self.inference.access(access, keys, hits, now_s)
+        return True
 
     def refuse(self) -> None:
         """A command was answered with an error before it was run: EXEC will not run the others either."""
@@ -282,6 +301,7 @@ class Session:
 
     def leave_trace(self) -> None:
         """Infer nothing from this client: its requests are told otherwise."""
+        self.in_exec = False
         self.report()
         if self.inference is not None:
             self.inference.end()
@@ -304,6 +324,7 @@ class Session:
             self.node.store.unpin(self._pins.popleft()[1])
         self.let_go()
         self.end_transaction()
+        self.push = self.on_user = _not_connected  # or this and its connection would hold each other
         self.leave_trace()
 
 

@@ -9,6 +9,8 @@ from kvtide_cachenode.store.arena import LEAD_BYTES, extent_bytes
 GRANT_BYTES: Final = 1024 * 1024
 # A value of at most this length has all its room at once, rounding included.
 AT_ONCE_BYTES: Final = GRANT_BYTES * 15 // 16
+# For one receive of a client at most so many entries are evicted in a turn: some milliseconds.
+EVICTED_AT_ONCE: Final = 1024
 
 
 class CapacityError(Exception):

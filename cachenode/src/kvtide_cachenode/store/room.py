@@ -1,5 +1,6 @@
 """The memory of the DRAM tier: the arena, the index, and what everything is charged."""
 
+import sys
 from typing import Final
 
 from kvtide_cachenode.contract.sizing import PROCESS_BYTES
@@ -182,8 +183,11 @@ class Room:
         """How much the arena may hold beside what is charged outside it."""
         return self.capacity_bytes - self.used_bytes + self._arena.used_bytes
 
-    def _make_room(self, charge: int, whole: int, length: int) -> None:
-        """Evict until ``charge`` more bytes fit, of a value that will take ``whole`` in the end."""
+    def _make_room(self, charge: int, whole: int, length: int, most_evicted: int = sys.maxsize) -> bool:
+        """Evict until ``charge`` more bytes fit, of a value that will take ``whole`` in the end.
+
+        False where they do not after ``most_evicted`` entries.
+        """
         if whole > self.capacity_bytes:
             raise self._rejection(
                 f"a value of {length} bytes needs {whole} bytes and the tier has {self.capacity_bytes}"
@@ -192,9 +196,11 @@ class Room:
         limit = max(self.capacity_bytes, self.used_bytes)
         if self._held_bytes + charge <= limit:
             while self.used_bytes + charge > limit and self._evict():
-                pass
+                most_evicted -= 1
+                if not most_evicted:
+                    return False
             if self.used_bytes + charge <= limit:
-                return
+                return True
         beside = sum(self._beside.values())
         raise self._rejection(
             f"no room for a value of {length} bytes: writes and replies in flight hold "

@@ -1,6 +1,7 @@
 """The DRAM tier: a map from keys to bytes with a hard cap that counts everything."""
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from kvtide_cachenode.placement import Policy
 from kvtide_cachenode.store.arena import ADDRESSES_PER_BYTE, extent_bytes
 from kvtide_cachenode.store.decoded_stream import DecodedStream
-from kvtide_cachenode.store.form import FORMS, form_of
+from kvtide_cachenode.store.form import FORMS, RAW, form_of
 from kvtide_cachenode.store.index import Entry, Index
 from kvtide_cachenode.store.reservation import AT_ONCE_BYTES, CapacityError, Reservation, extent_grant
 from kvtide_cachenode.store.room import ENTRY_OVERHEAD_BYTES, SLICE_BYTES, Room
@@ -199,26 +200,30 @@ class Store(Room):
         self._hold(charge)
         return Reservation(self._arena.view(start, length), start, charge, granted)
 
-    def grow(self, reservation: Reservation, to_bytes: int) -> None:
+    def grow(self, reservation: Reservation, to_bytes: int, most_evicted: int = sys.maxsize) -> bool:
         """Make room for the first ``to_bytes`` of a value; evicts what must go for them.
+
+        False where that is not done after ``most_evicted`` entries: call again.
 
         Raises:
             CapacityError: they do not fit now. The reservation is as it was, and still to be given up.
         """
         length = len(reservation.memory)
         if length <= AT_ONCE_BYTES:
-            return
+            return True
         granted = extent_grant(length, to_bytes)
         more = granted - reservation.granted_bytes
         if more <= 0:
-            return
+            return True
         if self.used_bytes + more > self.capacity_bytes:
             whole = reservation.charge - reservation.granted_bytes + extent_bytes(length)
-            self._make_room(more, whole, length)
+            if not self._make_room(more, whole, length, most_evicted):
+                return False
         self._arena.grant(reservation.start, granted, self._arena_limit_bytes())
         self._hold(more)
         reservation.granted_bytes = granted
         reservation.charge += more
+        return True
 
     def reserve_whole(self, key: bytes, length: int) -> Reservation:
         """A reservation with room for all of a value.
@@ -276,9 +281,14 @@ class Store(Room):
         """An extent whose key and metadata take ``beside`` bytes of the capacity outside the arena."""
         return self._arena.allocate(length, granted, self._arena_limit_bytes() - beside)
 
+    def _see_form(self, entry: Entry) -> None:
+        entry.form = form_of(self.view(entry))
+        if entry.form is not RAW:
+            entry.plain = None
+
     def _replace(self, entry: Entry) -> None:
         if FORMS:
-            entry.form = form_of(self.view(entry))
+            self._see_form(entry)
         old = self._index.put(entry)
         if old is not None:
             self._retire(old)

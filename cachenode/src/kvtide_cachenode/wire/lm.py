@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from kvtide_cachenode.wire.events import Grow, grown
+from kvtide_cachenode.wire.events import Grow, Room, grown
 
 KEY_BYTES: Final = 150
 KEY_PREFIX: Final = b"lm:"
@@ -149,7 +149,10 @@ class RequestParser:
         if self._state is _State.HEADER:
             return [header]
         missing = self._length - self._landed
-        if not self._grow(METADATA_BYTES + self._landed + min(missing, VALUE_RECEIVE_BYTES)):
+        room = self._grow(METADATA_BYTES + self._landed + min(missing, VALUE_RECEIVE_BYTES))
+        if room is Room.LATER:
+            return []
+        if room is Room.NEVER:
             self._memory, self._grow = None, grown
         if self._memory is None:
             target = _dropped[:missing]
@@ -182,7 +185,7 @@ class RequestParser:
         """Answer a `Value` event: the description is written into ``memory``, the payload follows it there.
 
         None drops the payload; `Put` comes all the same, so that the caller knows where it ends. ``grow`` is
-        asked before more of ``memory`` is used than the description: False drops the rest.
+        asked before more of ``memory`` is used than the description.
         """
         assert self._state is _State.ANNOUNCED, "land answers a Value event"
         self._state = _State.VALUE

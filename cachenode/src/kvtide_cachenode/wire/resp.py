@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
-from kvtide_cachenode.wire.events import Announced, Broken, Command, Event, Grow, Landed, Place, grown
+from kvtide_cachenode.wire.events import Announced, Broken, Command, Event, Grow, Landed, Place, Room, grown
 from kvtide_cachenode.wire.headers import (
     COUNT_OF_HEADER,
     HEADER_OF_LENGTH,
@@ -97,6 +97,11 @@ class RequestParser:
         return self._state != _START or self._end > self._start
 
     @property
+    def has_more(self) -> bool:
+        """Whether something has arrived that no event tells of yet."""
+        return bool(self._ready) or self._end > self._start
+
+    @property
     def arriving(self) -> Mapping[int, Place]:
         """The places of the command that is not complete; whoever gave them lets go of them at the end."""
         return self._places
@@ -135,13 +140,16 @@ class RequestParser:
         self._buffer = self._view.obj  # type: ignore[assignment]  # they are made of bytearrays
 
     def buffers(self) -> list[memoryview]:
-        """Where the next bytes go, in this order. Not to be called before all events are taken."""
+        """Where the next bytes go, in this order; none: nowhere yet. Called when all events are taken."""
         if self._state != _VALUE or self._landed == self._length:
             self._make_space()
             receive_bytes = min(self._receive_bytes, self._most_receive_bytes)
             return [self._view[self._end : self._end + receive_bytes]]
         missing = self._length - self._landed
-        if not self._grow(self._landed + min(missing, VALUE_RECEIVE_BYTES)):
+        room = self._grow(self._landed + min(missing, VALUE_RECEIVE_BYTES))
+        if room is Room.LATER:
+            return []
+        if room is Room.NEVER:
             self._memory, self._grow = None, grown
         if missing > VALUE_RECEIVE_BYTES:
             return [self._target(VALUE_RECEIVE_BYTES)]

@@ -1,5 +1,7 @@
 """The commands a client may send: one table, filled by the modules beside this one."""
 
+from itertools import islice
+
 from kvtide_cachenode.serve.commands import (
     about,
     cluster,
@@ -45,7 +47,7 @@ def execute(session: Session, request: Request) -> None:
 
 
 def _unknown(session: Session, request: Request) -> None:
-    word, *rest = request.words
+    word = request.words[0]
     if word.upper() in (b"POST", b"HOST:"):
         # A browser was talked into posting here; nothing of its request may be taken for commands.
         session.fail("this is not an HTTP port")
@@ -57,7 +59,7 @@ def _unknown(session: Session, request: Request) -> None:
         session.fail(f"'{name}' is not served here: {why}")
         return
     shown = ""
-    for argument in rest:
+    for argument in islice(request.words, 1, None):
         if len(shown) >= SHOWN_BYTES:
             break
         shown += f"'{argument[: SHOWN_BYTES - len(shown)].decode('utf-8', 'backslashreplace')}' "

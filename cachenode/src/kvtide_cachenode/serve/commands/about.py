@@ -1,6 +1,5 @@
 """What the node says of itself: INFO, COMMAND, CONFIG."""
 
-import asyncio
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -95,7 +94,7 @@ async def _reply_described(session: Session, described: Sequence[Command | None]
         for one in described[first : first + DESCRIBED_PER_TURN]:
             session.reply_with(None if one is None else _described(one))
         await session.room(UNSENT_BYTES)
-        await asyncio.sleep(0)
+        await session.node.turns.share()
 
 
 def _documented(described: Command) -> Reply:

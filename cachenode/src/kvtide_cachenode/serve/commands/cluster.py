@@ -1,15 +1,13 @@
 """Redis Cluster's questions and announcements, and what nodes say to each other."""
 
-import asyncio
-
 import msgspec
 
 from kvtide_cachenode.cluster import replies as topology_replies
 from kvtide_cachenode.cluster.redirect import LAST_HOP, Caller, Kind, View
 from kvtide_cachenode.cluster.slots import SLOTS, key_slot, keys_in_slot
 from kvtide_cachenode.cluster.topology import Topology
-from kvtide_cachenode.contract.messages import decode
 from kvtide_cachenode.peers.membership import OlderTopologyError
+from kvtide_cachenode.process.decoding import decode_aside
 from kvtide_cachenode.serve.commands.table import command, fail_unknown, natural
 from kvtide_cachenode.serve.request import Request
 from kvtide_cachenode.serve.session import Session
@@ -80,8 +78,12 @@ def peer(session: Session, request: Request) -> None:
 @command("kvtide.topology", 2, "admin", texts=range(1, 2))
 def topology(session: Session, request: Request) -> None:
     """KVTIDE.TOPOLOGY json: a node that is being drained tells the others where its slots go."""
+    session.answer_later(_adopt(session, request.words[1]))
+
+
+async def _adopt(session: Session, document: bytes) -> None:
     try:
-        session.node.cluster.adopt(decode(request.words[1], Topology))
+        session.node.cluster.adopt(await decode_aside(document, Topology))
     except (ValueError, OlderTopologyError) as error:
         session.fail(str(error))
         return
@@ -111,5 +113,5 @@ async def _count_keys_in_slot(session: Session, slot: int) -> None:
     count = 0
     for page in session.node.store.pages():
         count += sum(1 for _ in keys_in_slot(page, slot))
-        await asyncio.sleep(0)
+        await session.node.turns.share()
     session.reply(replies.integer(count))

@@ -1,7 +1,5 @@
 """The connection itself: who the client is, which protocol it speaks."""
 
-import asyncio
-
 from kvtide_cachenode.access.users import ADMIN, DEFAULT, User
 from kvtide_cachenode.node import VERSION
 from kvtide_cachenode.serve.commands.table import command, fail_unknown
@@ -146,7 +144,7 @@ async def _list_clients(session: Session) -> None:
     text = b""
     for first in range(0, len(listed), LISTED_PER_TURN):
         text += "".join(map(_described, listed[first : first + LISTED_PER_TURN])).encode()
-        await asyncio.sleep(0)
+        await session.node.turns.share()
     session.reply_with(text)
 
 

@@ -1,6 +1,5 @@
 """Questions about keys, and taking them away."""
 
-import asyncio
 import fnmatch
 import re
 
@@ -111,7 +110,7 @@ async def _flushed(session: Session) -> None:
     if store.unsettled:
         await store.settle()
     while store.free_flushed():
-        await asyncio.sleep(0)
+        await session.node.turns.share()
     session.reply(replies.OK)
 
 

@@ -5,7 +5,6 @@ seen by the parts that follow. Each part is routed by itself. Whoever follows re
 the first part; what moves away later is forwarded.
 """
 
-import asyncio
 from dataclasses import replace
 from typing import Final
 
@@ -54,6 +53,7 @@ def run(session: Session, command: Command, request: Request) -> None:
 
 async def _run_in_parts(session: Session, command: Command, request: Request) -> None:
     """Run a command of many keys, and queue its one reply."""
+    await session.share()  # many may come at once
     view = session.node.cluster.view
     if view is not None and session.caller.kind is Kind.AWARE:
         redirect = await _redirect(session, command, request, view)
@@ -96,7 +96,8 @@ async def _run_all(session: Session, command: Command, request: Request) -> None
                 session.reply(line)
                 return
             total += int(line[1:]) if merge is Merge.SUM else 0
-        await asyncio.sleep(0)
+        session.report()
+        await session.share()
     if merge is Merge.ARRAY:
         return
     reply = replies.OK if merge is Merge.OK else replies.integer(total)
@@ -114,6 +115,6 @@ async def _redirect(session: Session, command: Command, request: Request, view: 
         slots.update(map(key_slot, wanted[first : first + SLOTS_PER_TURN]))
         if len(slots) > 1:
             return refusal(CrossSlot())
-        await asyncio.sleep(0)
+        await session.share()
     decision = decide(view, session.caller, wanted[:PART_ARGUMENTS], session.node.store.exists)
     return None if isinstance(decision, Serve | Forward | Scatter) else refusal(decision)

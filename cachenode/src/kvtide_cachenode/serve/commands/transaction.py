@@ -1,12 +1,11 @@
 """MULTI and EXEC: commands that are run in a row.
 
 What is queued is checked as it comes; one wrong command and EXEC runs none. EXEC runs them in their order
-and lets nobody in between, until a command has to wait (for the SSD, another node, room for its reply) or a
-slice of time is used up. Each is routed as it would be alone. There is no WATCH: its keys could be anywhere.
+and lets nobody in between two that have keys, unless the first has to wait: for the SSD, another node, room
+for its reply. So that others wait for it no longer than for anything else, a transaction has few keys. Each
+command is routed as it would be alone. There is no WATCH: its keys could be anywhere.
 """
 
-import asyncio
-import time
 from typing import Final
 
 from kvtide_cachenode.serve.commands.many import run
@@ -15,10 +14,10 @@ from kvtide_cachenode.serve.request import Request
 from kvtide_cachenode.serve.session import Session, Transaction
 from kvtide_cachenode.wire import replies
 
-MAX_QUEUED: Final = 16_384
+# Keys of all commands together, each of which counts as one at least: 20 ms.
+MAX_KEYS: Final = 4096
 MAX_QUEUED_BYTES: Final = 4 * 1024 * 1024  # of words; values that landed lie in the arena
 WORD_BYTES: Final = 64  # what a word costs beside its bytes
-SLICE_S: Final = 0.005
 UNSENT_BYTES: Final = 512 * 1024
 # Run at once, not queued.
 AT_ONCE: Final = frozenset({"multi", "exec", "discard", "quit", "reset"})
@@ -61,32 +60,41 @@ def queue(session: Session, transaction: Transaction, described: Command, reques
     """Keep a command of a transaction for EXEC, or say why not."""
     words = request.words
     size_bytes = sum(map(len, words)) + WORD_BYTES * len(words)
-    if len(transaction.queued) >= MAX_QUEUED or session.transaction_bytes + size_bytes > MAX_QUEUED_BYTES:
+    keys = 1
+    if described.last_key < 0:
+        keys = len(request.keys(described.first_key, described.last_key, described.key_step))
+    if transaction.keys + keys > MAX_KEYS or session.transaction_bytes + size_bytes > MAX_QUEUED_BYTES:
         transaction.wrong = True
         session.fail(
-            f"a transaction has at most {MAX_QUEUED} commands with {MAX_QUEUED_BYTES} bytes: "
+            f"a transaction has at most {MAX_KEYS} commands and keys with {MAX_QUEUED_BYTES} bytes: "
             "use a pipeline without MULTI"
         )
         return
+    transaction.keys += keys
     transaction.queued.append((described.name.encode(), request.moved()))
     session.transaction_bytes += size_bytes
     session.reply(b"+QUEUED\r\n")
 
 
 async def _run(session: Session, transaction: Transaction) -> None:
+    turns = session.node.turns
     session.transaction = None
-    session.reply(b"*%d\r\n" % len(transaction.queued))
-    until_s = time.monotonic() + SLICE_S
     try:
+        await turns.share()  # many may come at once
+        session.in_exec = True
+        session.reply(b"*%d\r\n" % len(transaction.queued))
         for name, request in transaction.queued:
-            run(session, TABLE[name], request)
+            described = TABLE[name]
+            run(session, described, request)
             await session.finish()
             request.release(session.node.store)
             if session.queued_bytes > UNSENT_BYTES:
                 await session.room(UNSENT_BYTES)
-            if time.monotonic() > until_s:
-                await asyncio.sleep(0)
-                until_s = time.monotonic() + SLICE_S
+            if not described.first_key:  # INFO and the like: nobody's data, and they may take long
+                await turns.share()
     finally:
+        session.in_exec = False
         transaction.release(session.node.store)
         session.transaction_bytes = 0
+    while session.report_one():
+        await turns.share()

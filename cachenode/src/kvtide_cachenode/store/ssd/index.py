@@ -102,6 +102,11 @@ class LogIndex:
                     members[number] = array("I")
                 members[number].append(row)
 
+    def used_until(self, now_s: float) -> None:
+        """No use was later than ``now_s``: an earlier process's clock may have been ahead of this one's."""
+        if max(self.used_at_s, default=now_s) > now_s:
+            self.used_at_s = array("d", [min(used_at_s, now_s) for used_at_s in self.used_at_s])
+
     def clear(self) -> None:
         """Forget all entries, in no time; `free` gives back what they take."""
         self._cleared.append((self.rows, self.keys))

@@ -66,6 +66,7 @@ class SsdLog:
             segments.adopt(segment, killed=segment in recovered.killed)
         self._books = Books(recovered.index, segments, recovered.next_sequence)
         self._index = recovered.index
+        self._index.used_until(clock())
         self._recovered = (len(recovered.index), recovered.torn)
         self._capacity = Capacity(cap_bytes, segments, clock)
         self._capacity.snapshot_bytes = recovered.snapshot_bytes

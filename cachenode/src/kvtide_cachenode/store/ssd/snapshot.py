@@ -21,6 +21,8 @@ _MAGIC = b"KVTIDX01"
 _HEADER = struct.Struct("<8sI QddQQQ")
 _CHECKED_FROM = 12
 _SEGMENT = struct.Struct("<Q16sI")
+# Keys put together at once: a millisecond.
+PART_KEYS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +36,49 @@ class Snapshot:
     replay_pages: dict[int, tuple[bytes, int]]
 
 
-def encode_snapshot(
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a snapshot is made of, copied so that the index may change: 20 ms for a million entries."""
+
+    next_sequence: int
+    budget_bytes: float
+    now_s: float
+    segments: list[bytes]
+    columns: list[bytes]
+    keys: list[bytes]
+
+
+def moment(
     index: LogIndex, segments: list[Segment], next_sequence: int, budget_bytes: float, now_s: float
-) -> memoryview:
-    """The snapshot's bytes in page-aligned memory, whole pages; 10 ms for 100,000 entries."""
-    keys = b"".join(index.keys)
-    parts = [_SEGMENT.pack(segment.number, segment.nonce, segment.replay_page) for segment in segments]
-    parts += [column.tobytes() for column in index.columns()]
-    parts += [array("H", map(len, index.keys)).tobytes(), keys]
+) -> Moment:
+    """The index as it is now."""
+    packed = [_SEGMENT.pack(segment.number, segment.nonce, segment.replay_page) for segment in segments]
+    columns = [column.tobytes() for column in index.columns()]
+    return Moment(next_sequence, budget_bytes, now_s, packed, columns, list(index.keys))
+
+
+def encode_snapshot(of: Moment) -> memoryview:
+    """The snapshot's bytes in page-aligned memory, whole pages.
+
+    For a thread beside the event loop, which comes in between the parts: 200 ms for a million entries.
+    """
+    keys = [of.keys[first : first + PART_KEYS] for first in range(0, len(of.keys), PART_KEYS)]
+    lengths = array("H")
+    for some in keys:
+        lengths.extend(map(len, some))
+    joined = [b"".join(some) for some in keys]
     header = _HEADER.pack(
-        _MAGIC, 0, next_sequence, budget_bytes, now_s, len(index.keys), len(keys), len(segments)
+        _MAGIC, 0, of.next_sequence, of.budget_bytes, of.now_s, len(of.keys), sum(map(len, joined)),
+        len(of.segments),
     )  # fmt: skip
-    body = b"".join([header[_CHECKED_FROM:], *parts])
-    length = _CHECKED_FROM + len(body)
+    parts = [header[_CHECKED_FROM:], b"".join(of.segments), *of.columns, lengths.tobytes(), *joined]
+    length = _CHECKED_FROM + sum(map(len, parts))
     memory = memoryview(mmap.mmap(-1, -(-length // PAGE_BYTES) * PAGE_BYTES))
-    memory[:_CHECKED_FROM] = _MAGIC + struct.pack("<I", checksum(body))
-    memory[_CHECKED_FROM:length] = body
+    at = _CHECKED_FROM
+    for part in parts:
+        memory[at : at + len(part)] = part
+        at += len(part)
+    memory[:_CHECKED_FROM] = _MAGIC + struct.pack("<I", checksum(memory[_CHECKED_FROM:length]))
     return memory
 
 

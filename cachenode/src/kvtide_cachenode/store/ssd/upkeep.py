@@ -10,7 +10,7 @@ from kvtide_cachenode.store.ssd.io_pool import IoPool
 from kvtide_cachenode.store.ssd.limits import SLICE_ENTRIES, Capacity, Retention
 from kvtide_cachenode.store.ssd.results import Counters
 from kvtide_cachenode.store.ssd.segment import Segment
-from kvtide_cachenode.store.ssd.snapshot import encode_snapshot, write_snapshot
+from kvtide_cachenode.store.ssd.snapshot import encode_snapshot, moment, write_snapshot
 from kvtide_cachenode.store.ssd.write_gate import WriteBudget
 
 SNAPSHOT_INTERVAL_S = 60.0
@@ -99,9 +99,10 @@ class Upkeep:
         self._snapshot_at_s = now_s
         segments = self._books.segments
         sequence = self._books.next_sequence
-        memory = encode_snapshot(
+        now = moment(
             self._index, list(segments.table.values()), sequence, self._budget.level_bytes(now_s), now_s
         )  # fmt: skip
+        memory = await asyncio.to_thread(encode_snapshot, now)
         capacity = self._capacity
         if capacity.used_bytes + len(memory) > capacity.cap_bytes:
             self._counters.snapshot_errors += 1
