@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from kvtide_cachenode.access_trace.inference import Access
+from kvtide_cachenode.client_memory import MAX_UNSENT_BYTES
 from kvtide_cachenode.serve.commands.routing import run
 from kvtide_cachenode.serve.commands.table import TABLE
 from kvtide_cachenode.serve.request import Request
@@ -14,8 +15,6 @@ from kvtide_cachenode.wire import replies
 
 # Values of an MGET that are read while an earlier one is sent.
 READ_AHEAD: Final = 4
-# An MGET reads on when no more than this is unsent.
-UNSENT_BYTES: Final = 1024 * 1024
 
 
 async def reply_value(session: Session, key: bytes, access: Access | None = None) -> bool:
@@ -46,8 +45,8 @@ async def reply_values(session: Session, keys: list[bytes], head: tuple[bytes, .
     for at, key in enumerate(keys):
         store.read_ahead(keys[at : at + READ_AHEAD])
         hits.append(await reply_value(session, key))
-        if session.queued_bytes > UNSENT_BYTES:
-            await session.room(UNSENT_BYTES)
+        if session.queued_bytes > MAX_UNSENT_BYTES:
+            await session.room(MAX_UNSENT_BYTES)
     session.observe(Access.LOAD, keys, hits)
 
 
