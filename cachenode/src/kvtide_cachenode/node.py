@@ -18,6 +18,7 @@ from kvtide_cachenode.client_memory import ClientMemory
 from kvtide_cachenode.peers.membership import Membership
 from kvtide_cachenode.process.failures import Failures
 from kvtide_cachenode.process.latency import Histogram
+from kvtide_cachenode.process.rounds import Rounds
 from kvtide_cachenode.process.turns import Turns
 from kvtide_cachenode.store import Store
 
@@ -50,10 +51,12 @@ class Node:
     connections_refused: int = 0
     commands_total: int = 0
     connections_evicted: int = 0
+    accept_pauses: int = 0
     auth_failures: int = 0
     stalled_total: int = 0
     failures: Failures = field(default_factory=Failures)
     turns: Turns = field(default_factory=Turns)
+    rounds: Rounds = field(default_factory=Rounds)
     dram_latency: Histogram = field(default_factory=Histogram)
     later_latency: Histogram = field(default_factory=Histogram)
     users: Users = field(default_factory=Users)

@@ -151,6 +151,7 @@ TABLE: Final = (
     Row("connections_accepted", "counter", "", "Connections.", lambda v: v.node.connections_total),
     Row("connections_refused", "counter", "", "Over the limit.", lambda v: v.node.connections_refused),
     Row("connections_evicted", "counter", "", "Strangers that made way.", _node("connections_evicted")),
+    Row("accept_pauses", "counter", "", "No file descriptor was free.", _node("accept_pauses")),
     Row("connections_cut_off", "counter", "", "Clients that held too much.", _clients("cut_off")),
     Row("clients_bytes", "gauge", "", "Unparsed and unsent.", _clients("total_bytes")),
     Row("connections_stalled", "counter", "", "Clients cut off.", lambda v: v.node.stalled_total),

@@ -151,7 +151,8 @@ class Session:
         return taken
 
     async def room(self, at_most_bytes: int) -> None:
-        """Send, and wait until at most so many bytes are unsent: for replies in pieces."""
+        """Send, and wait until at most so many bytes, or the allowance, are unsent: for replies in pieces."""
+        at_most_bytes = min(at_most_bytes, self.node.clients.unsent_bytes)
         self._room = asyncio.Event()
         try:
             self.push()
@@ -318,7 +319,8 @@ class Session:
         self.become(self.node.users.initial)
 
     def close(self) -> None:
-        """Let go of everything the connection holds."""
+        """Let go of everything the connection holds, and of the connection: what it has is free at once."""
+        self.push = self.on_user = _not_connected
         self.out.clear()
         while self._pins:
             self.node.store.unpin(self._pins.popleft()[1])

@@ -80,7 +80,7 @@ class Parser(Protocol):
 
     @property
     def in_request(self) -> bool: ...  # noqa: D102 - said there
-    def buffers(self) -> list[memoryview]: ...  # noqa: D102
+    def buffers(self, at_most_bytes: int) -> list[memoryview]: ...  # noqa: D102
     def received(self, count: int) -> None: ...  # noqa: D102
     def put_aside(self) -> None: ...  # noqa: D102
     @property

@@ -141,7 +141,7 @@ class RequestParser:
     def put_aside(self) -> None:
         """There is no buffer to give to others."""
 
-    def buffers(self) -> list[memoryview]:
+    def buffers(self, at_most_bytes: int = 0) -> list[memoryview]:  # noqa: ARG002 - the protocol's signature
         """Where the next bytes go, in this order. Not to be called before all events are taken."""
         assert self._state in (_State.HEADER, _State.VALUE), "a broken or unanswered stream receives nothing"
         header = self._header[self._header_bytes :]
