@@ -20,6 +20,7 @@ from kvtide_cachenode.control.tiers import tier_status
 from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.store import CapacityError, SsdLog, StreamBrokenError, TieredStore
 from kvtide_cachenode.store.ssd.files import Directory, Files, SsdLogError
+from kvtide_cachenode.store.tiered import FETCH_TRIES, _Reading
 
 from .conftest import MI, open_tiered
 
@@ -412,4 +413,29 @@ async def test_a_directory_that_is_removed_costs_what_was_in_it_and_is_used_agai
     with pytest.raises(SsdLogError, match="is in use by another process"):
         Directory(path, Files()).lock()
     store.check()
+    await store.close(0)
+
+
+async def test_a_value_that_only_the_last_try_brought_up_is_no_miss(tmp_path, monkeypatch):
+    store = await open_tiered(tmp_path, 4 * MI)
+    store.put(b"k", b"v" * 5000)
+    for number in range(100):
+        store.put(b"%d" % number, random.Random(number).randbytes(200_000))
+        await quiet(store)
+    assert store.below(b"k")
+    start, tries = store._start_read, []
+
+    def evicted_twice(key, length):
+        tries.append(key)
+        if len(tries) == FETCH_TRIES:
+            return start(key, length)
+        reading = _Reading()  # it came, and had to leave before anybody looked
+        reading.done.set()
+        return reading
+
+    monkeypatch.setattr(store, "_start_read", evicted_twice)
+    entry = await store.fetch(b"k")
+    assert entry is not None
+    assert store.value(entry) == b"v" * 5000
+    assert store.counters.get_misses == 0
     await store.close(0)

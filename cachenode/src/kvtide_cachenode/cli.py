@@ -276,7 +276,7 @@ async def _serve(
         click.echo(json.dumps(said))
         log.info("serving RESP on %(listen)s, admin API on %(admin)s", said, extra=said)
         await stop.wait()
-        node.ready = False
+        node.ready, node.stopping = False, True
         log.info("stopping", extra={"connections": len(node.sessions)})
         await asyncio.gather(server.finish(FINISH_S), lm_server.finish(FINISH_S))
     finally:
