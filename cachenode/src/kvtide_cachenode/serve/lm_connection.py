@@ -178,10 +178,14 @@ class LmConnection(Connection):
 
     def _get(self, key: bytes) -> None:
         owner = self._elsewhere(key)
-        store = self.session.node.store
         if owner is not None:
             self.session.answer_later(self._get_elsewhere(*owner, key))
-            return
+        else:
+            self._get_here(key)
+
+    def _get_here(self, key: bytes) -> None:
+        """Reply with a value of this node, whichever tier has it."""
+        store = self.session.node.store
         entry = store.get(key)
         if entry is None and store.below(key):
             self.session.answer_later(self._get_below(store, key))
@@ -282,7 +286,7 @@ class LmConnection(Connection):
         except (PeerLostError, TimeoutError):
             session.node.cluster.counters.forward_failures += 1
         except ServeHere:
-            self._reply_entry(key, session.node.store.get(key))
+            self._get_here(key)
             return
         if not found:
             session.reply(lm.NO)
