@@ -166,6 +166,8 @@ def measure(
         node = stack.enter_context(node_process(*started, token=PASSWORD.decode()))
         words = PASSWORD if password else None
         before = None if behaviour.tls else Client(node.port, words, ANSWER_S)
+        if before is not None:  # on an open node, too, it has said something
+            before.ask(b"PING")
         sampler = Sampler(node)
         sampler.start()
         idle = sampler.first["VmRSS"]

@@ -283,6 +283,7 @@ def main() -> int:
     for mix in wanted:
         print(f"{mix.name} …", file=sys.stderr, flush=True)
         rows.append(measure(mix, options))
+        print("  peak {peak_mib:.1f} of {limit_mib:.1f} MiB".format(**rows[-1]), file=sys.stderr, flush=True)
         for failure in rows[-1]["failures"][:5]:
             print(f"  {failure}", file=sys.stderr, flush=True)
     good = not any(row["over_mib"] or row["failures"] for row in rows)

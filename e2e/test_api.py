@@ -214,10 +214,8 @@ def changed(manifest: dict[str, Any], case: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_a_wrong_manifest_is_refused_at_apply(case: dict[str, Any], namespace: str) -> None:
     classes = yaml.safe_load_all((ROOT / "samples/tierclasses.yaml").read_text())
-    base = {
-        "cache": CACHE,
-        "class": next(each for each in classes if each["metadata"]["name"] == "essd-pl1"),
-    }[case["of"]]
+    by_name = {each["metadata"]["name"]: each for each in classes}
+    base = {"cache": CACHE, "class": by_name["essd-pl1"], "dram": by_name["dram-standard"]}[case["of"]]
     scope = ["-n", namespace] if case["of"] == "cache" else []
     wrong = changed(base, case)
     if wrong["metadata"]["name"] == base["metadata"]["name"]:

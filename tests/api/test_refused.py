@@ -35,10 +35,8 @@ def changed(manifest: dict[str, Any], case: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_what_an_api_server_refuses_a_file_is_refused_for(case: dict[str, Any], tmp_path: Path) -> None:
     cache = changed(CACHE, case) if case["of"] == "cache" else CACHE
-    classes = [
-        changed(each, case) if case["of"] == "class" and each["metadata"]["name"] == "essd-pl1" else each
-        for each in CLASSES
-    ]
+    named = {"class": "essd-pl1", "dram": "dram-standard"}.get(case["of"])
+    classes = [changed(each, case) if each["metadata"]["name"] == named else each for each in CLASSES]
     path = tmp_path / "cache.yaml"
     path.write_text(yaml.safe_dump_all([cache, *classes]))
     if case["locally"] is None:

@@ -22,9 +22,9 @@ from kvtide_cachenode.cluster.topology import Node as Member
 from kvtide_cachenode.contract.messages import ErrorReply
 from kvtide_cachenode.control import http_port
 from kvtide_cachenode.control.admin import AdminServer
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.peers.drain import CannotDrainError
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.store import Store
 
 MI = 1024 * 1024

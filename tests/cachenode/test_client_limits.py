@@ -2,10 +2,12 @@
 
 import asyncio
 import errno
+import gc
 import os
 import resource
 import socket
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -15,14 +17,14 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from tests.cachenode.raw_client import until
+from tests.cachenode.raw_client import encoded, until
 
 from kvtide_cachenode import client_memory
 from kvtide_cachenode.access.users import Secret, Users
 from kvtide_cachenode.client_memory import EACH_BYTES, LEAST_BYTES, UNCHARGED_BYTES, ClientMemory
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
-from kvtide_cachenode.serve import server
+from kvtide_cachenode.placement import make_policy
+from kvtide_cachenode.serve import connection, server
 from kvtide_cachenode.serve.commands.table import TABLE
 from kvtide_cachenode.serve.connection import Connection
 from kvtide_cachenode.serve.file_limit import RESERVED_FILES, connections_within
@@ -159,7 +161,9 @@ async def test_above_the_limit_only_peers_stay(
         assert node.connections_evicted == 0
 
 
-async def test_without_descriptors_accepting_pauses_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_descriptors_accepting_pauses_goes_on_and_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(server, "ACCEPT_PAUSE_S", 0.05)
     asked = 0
 
@@ -180,6 +184,8 @@ async def test_without_descriptors_accepting_pauses_and_goes_on(monkeypatch: pyt
         async with talk(port) as client:
             assert await client.ask(b"PING\r\n") == b"+PONG\r\n"
         assert asked <= 8  # three pauses: not once a turn of the loop
+        assert node.accept_pauses == 3
+        assert caplog.text.count("no connection can be accepted for a moment: Too many open files") == 1
     finally:
         await data.stop()
 
@@ -234,6 +240,52 @@ async def test_who_holds_most_is_cut_off_and_the_sum_is_charged_to_the_tier() ->
         0,
         sum(store.peek(key).charge for keys in store.hottest() for key in keys),
     )
+    store.check()
+
+
+async def test_who_stays_does_not_get_the_room_of_those_that_were_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client_memory, "CALM_S", 0.05)
+    clients = ClientMemory(Store(1024 * MI, 1024 * MI, make_policy("lru")))
+    for _ in range(STRANGERS):
+        clients.joined()
+    before = clients.limit_bytes
+    for _ in range(STRANGERS):  # all but the last few are cut off, and leave
+        gone = clients.cut_off
+        clients.holds(Holder(), 2 * MI)
+        if clients.cut_off > gone:
+            clients.left(Holder())
+        assert clients.total_bytes <= before + 2 * MI
+    assert clients.cut_off > STRANGERS - 20
+    assert clients.limit_bytes <= before
+    await until(lambda: clients.limit_bytes > 2 * before)
+
+
+async def test_however_many_are_served_before_the_loop_comes_round_the_sum_is_bound() -> None:
+    clients = ClientMemory(Store(64 * MI, 64 * MI, make_policy("lru")))
+    holders = [Holder() for _ in range(100)]
+    for holder in holders:
+        clients.joined()
+        clients.holds(holder, 2 * MI)
+        assert clients.total_bytes <= clients.limit_bytes + 2 * MI
+    assert not holders[-1].told
+    await asyncio.sleep(0)
+    assert clients.total_bytes <= clients.limit_bytes
+
+
+async def test_the_tier_makes_way_for_what_clients_hold_however_small_its_entries() -> None:
+    store = Store(64 * MI, 64 * MI, make_policy("lru"))
+    while store.used_bytes < 63 * MI:
+        store.put(b"%d" % len(store), b"small")
+    clients, holder = ClientMemory(store), Holder()
+    clients.joined()
+    clients.holds(holder, UNCHARGED_BYTES + 20 * MI)
+    async with asyncio.timeout(10):
+        while store.over_capacity():
+            await asyncio.sleep(0)
+    assert store.used_bytes > 62 * MI, "no more went than had to"
+    clients.left(holder)
     store.check()
 
 
@@ -441,3 +493,86 @@ def test_two_thousand_strangers_add_at_most_64_mib_and_lock_nobody_out(
         with redis.Redis(port=node.port, password=password) as client:
             assert client.set("k", "v") is True
             assert client.get("k") == b"v"
+
+
+@pytest.mark.parametrize("said", [b"COMMAND DOCS", b"COMMAND INFO", b"COMMAND"])
+async def test_the_more_connections_the_less_of_a_long_reply_is_queued(said: bytes) -> None:
+    async with serving() as (node, port), talk(port) as client:
+        for _ in range(STRANGERS):
+            node.clients.joined()
+        assert node.clients.unsent_bytes < 9_000
+        client.writer.transport.pause_reading()
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        client.writer.write((said + b"\r\n") * 10_000)
+        (session,) = node.sessions.values()
+        await until(lambda: session.queued_bytes > node.clients.unsent_bytes)
+        assert session.queued_bytes < 3 * node.clients.unsent_bytes
+        client.writer.transport.abort()
+        await until(lambda: not node.sessions)
+
+
+async def test_the_more_connections_the_less_of_a_pipeline_is_taken_in_at_once() -> None:
+    async with serving() as (node, port), talk(port) as client:
+        for _ in range(STRANGERS):
+            node.clients.joined()
+        client.writer.transport.pause_reading()
+        client.writer.write(encoded([b"AUTH", b"wrong"]) * 200_000)
+        (session,) = node.sessions.values()
+        await until(lambda: session.queued_bytes > node.clients.unsent_bytes)
+        assert node.clients.total_bytes < 32_000
+        client.writer.transport.abort()
+        await until(lambda: not node.sessions)
+
+
+async def test_in_a_crowd_nobody_is_read_twice_in_a_round_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As long as many are ready, the loop's library goes on with them: others would wait for ever."""
+    monkeypatch.setattr(connection, "CROWD", 1)
+    made: list[Connection] = []
+
+    class Known(Connection):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    node = Node(Store(MI, MI, make_policy("lru")), block_tokens=16)
+    data = DataServer(node, Known)
+    _, port = data.start("127.0.0.1", 0)
+    try:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            await until(lambda: bool(made))
+            for _ in range(3):  # no await: this is one round
+                client.sendall(b"PING\r\n")
+                made[0]._readable()
+            assert node.commands_total == 1
+            await until(lambda: node.commands_total == 3)
+            client.setblocking(False)
+            assert await asyncio.get_running_loop().sock_recv(client, 100) == b"+PONG\r\n" * 3
+    finally:
+        await data.stop()
+
+
+async def test_what_a_closed_connection_held_is_free_without_the_collector() -> None:
+    """Garbage in cycles is collected by the number of objects: gigabytes may wait in a few."""
+    made: list[weakref.ref[Connection]] = []
+
+    class Known(Connection):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(weakref.ref(self))
+
+    node = Node(Store(MI, MI, make_policy("lru")), block_tokens=16)
+    data = DataServer(node, Known)
+    _, port = data.start("127.0.0.1", 0)
+    gc.disable()
+    try:
+        async with talk(port) as client:
+            client.writer.write(b"*2\r\n$4\r\nECHO\r\n$2000000\r\n" + bytes(1000))
+            await until(lambda: node.clients.total_bytes > 0)
+            client.writer.transport.abort()
+            await until(lambda: not node.sessions)
+        await until(lambda: made[0]() is None)
+    finally:
+        gc.enable()
+        await data.stop()

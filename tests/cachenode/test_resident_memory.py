@@ -1,6 +1,8 @@
 """What the kernel counts stays below the cap, the process and 3 %, whatever is stored after what."""
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 import redis
 
 from kvtide_cachenode.contract.sizing import PROCESS_BYTES
-from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.process.heap import Heap
 from kvtide_cachenode.store import Store
 
@@ -52,6 +54,29 @@ def test_small_values_make_way_for_large_ones_and_back(
         assert client.dbsize() == 0
         said = client.info("memory")["used_memory_rss"]
         assert abs(said - resident_bytes(node.process.pid)) < 8 * MI
+
+
+CHURN = """
+import sys
+from kvtide_cachenode.placement import make_policy
+from kvtide_cachenode.process.heap import process_heap
+from kvtide_cachenode.store import Store
+heap, capacity = process_heap(), int(sys.argv[1])
+store = Store(capacity, capacity, make_policy("lru"))
+before = heap.resident_bytes()
+for number in range(int(sys.argv[2])):
+    store.put(b"key:%08d" % number, bytes(1000))
+print(len(store), heap.resident_bytes() - before)
+"""
+
+
+@pytest.mark.parametrize("capacity", [66 * MI, 73 * MI])
+def test_small_entries_take_what_they_are_charged_once_many_have_come_and_gone(capacity: int) -> None:
+    """A few more than fill a power of two: dictionaries have grown to the next one."""
+    command = [sys.executable, "-c", CHURN, str(capacity), "150000"]
+    said = subprocess.run(command, capture_output=True, check=True, timeout=50).stdout
+    _, taken_bytes = map(int, said.split())
+    assert taken_bytes <= capacity
 
 
 async def test_what_the_process_holds_besides_makes_room_though_nobody_writes() -> None:

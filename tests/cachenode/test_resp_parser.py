@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtide_cachenode.wire import resp
-from kvtide_cachenode.wire.events import Announced, Broken, Landed
+from kvtide_cachenode.wire.events import Announced, Broken, Landed, Room
 from kvtide_cachenode.wire.resp import LANDED_BYTES, RequestParser
 
 small = st.one_of(st.binary(max_size=40), st.sampled_from([b"", b"\r\n", b"$3\r\nabc\r\n", b"*1\r\n"]))
@@ -26,10 +26,10 @@ class Here:
     memory: memoryview | None
     held_bytes: int = 0
 
-    def grow(self, to_bytes: int) -> bool:
+    def grow(self, to_bytes: int) -> Room:
         """Some have room only for a part."""
         assert self.memory is not None
-        return to_bytes <= len(self.memory)
+        return Room.HERE if to_bytes <= len(self.memory) else Room.NEVER
 
 
 def parse(stream: bytes, cuts: list[int]) -> tuple[list[list[bytes]], str | None]:

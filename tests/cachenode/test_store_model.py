@@ -7,11 +7,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.store import CapacityError, Entry, Reservation, Store
-from kvtide_cachenode.store.arena import extent_bytes
+from kvtide_cachenode.store.arena import LEAD_BYTES, extent_bytes
+from kvtide_cachenode.store.reservation import FIRST_BYTES
 from kvtide_cachenode.store.room import ENTRY_OVERHEAD_BYTES
 from kvtide_cachenode.store.store import INLINE_BYTES
+from kvtide_cachenode.wire.resp import BUFFER_BYTES
 
 KI = 1024
 CAPACITY = 256 * KI
@@ -202,3 +204,15 @@ def test_who_holds_the_room_is_said() -> None:
     store.charge_beside("index", CAPACITY)
     with pytest.raises(CapacityError, match=f"in flight hold 0 bytes, .* and the process {CAPACITY}"):
         store.put(b"k", b"v")
+
+
+def test_a_value_that_was_only_announced_takes_what_the_parser_may_bring_before_it_asks() -> None:
+    assert FIRST_BYTES >= LEAD_BYTES + BUFFER_BYTES
+    store = Store(256 << 20, 256 << 20, make_policy("lru"))
+    announced = [store.reserve(b"%d" % number, 66_000_000) for number in range(30)]
+    assert store.used_bytes <= 30 * (FIRST_BYTES + 1024)
+    store.check()
+    for reservation in announced:
+        store.abort(reservation)
+    assert store.used_bytes == 0
+    store.check()

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kvtide_cachenode.access_trace.block_names import block_id, canonical
 from kvtide_cachenode.access_trace.client import Client
 from kvtide_cachenode.access_trace.inference import Access, Inference
+from kvtide_cachenode.access_trace.open_requests import MAX_ALIKE
+from kvtide_cachenode.access_trace.request_under_way import LOOSE
 from kvtide_cachenode.access_trace.ring import (
     BLOCK_ID_BYTES,
     LINE_BYTES,
@@ -256,7 +258,8 @@ def test_a_command_of_many_keys_is_its_keys_one_by_one(
 ) -> None:
     """Commands of several keys take a short way through the inference; single keys never do."""
     seen: tuple[list[Inferred], list[Inferred]] = [], []
-    whole, single = (Client(Inference(told.append)) for told in seen)
+    nodes = [Inference(told.append) for told in seen]
+    whole, single = map(Client, nodes)
     now_s = 1000.0
     for access, which, start, count, hit_count, gap_s in commands:
         now_s += gap_s
@@ -269,4 +272,81 @@ def test_a_command_of_many_keys_is_its_keys_one_by_one(
             single.access(access, [key], [hit], now_s)
     whole.end()
     single.end()
+    assume(not any(LOOSE in node._parents._newer.values() for node in nodes))  # where keys are no chains
     assert seen[0] == seen[1]
+
+
+def test_a_command_whose_keys_are_no_chain_becomes_one_request() -> None:
+    seen: list[Inferred] = []
+    client, rng = Client(Inference(seen.append)), random.Random(1)
+    keys = [b"user:%d" % number for number in range(64)]
+    for number in range(40):
+        rng.shuffle(keys)
+        client.access(Access.LOAD, list(keys), [True] * 64, 1000.0 + number)
+    client.end()
+    last = [line for line in seen if line.began_ms >= 1_020_000]
+    assert [sorted(line.blocks) for line in last] == [sorted(map(block_id, keys))] * 20
+    assert [line.hit_blocks for line in last] == [64] * 20
+
+
+def test_of_one_chain_asked_for_again_and_again_a_bounded_number_is_under_way() -> None:
+    seen: list[Inferred] = []
+    of_node = Inference(seen.append)
+    client, keys = Client(of_node), _CHAINS[0]
+    client.access(Access.LOOK_UP, keys, [True] * 6, 1000.0)
+    for number in range(200):
+        client.access(Access.LOOK_UP, list(keys), [True] * 5 + [number % 2 == 0], 1000.1 + number / 1000)
+    assert len(of_node._open) <= MAX_ALIKE + 2
+    client.end()
+    assert [line.blocks for line in seen] == [[*map(block_id, keys)]] * 201
+    assert sum(line.hit_blocks == 5 for line in seen) == 100
+
+
+@pytest.mark.parametrize("access", [Access.LOAD, Access.STORE])
+def test_the_same_block_again_and_again_is_a_request_each_time(access: Access) -> None:
+    seen: list[Inferred] = []
+    of_node = Inference(seen.append)
+    clients = [Client(of_node, "host") for _ in range(4)]
+    for number in range(400):
+        clients[number % 4].access(
+            access, [b"kvt:m:l:0:r:0:h"], [access is Access.LOAD], 1000 + number / 1000
+        )
+    of_node.end()
+    assert [line.began_ms for line in seen] == [1_000_000 + number for number in range(400)]
+    assert {line.hit_blocks for line in seen} == {int(access is Access.LOAD)}
+
+
+def test_what_is_looked_up_after_it_was_loaded_is_another_request() -> None:
+    seen: list[Inferred] = []
+    client = Client(Inference(seen.append))
+    for access in (Access.LOAD, Access.LOOK_UP, Access.LOAD):
+        client.access(access, [b"a"], [True], 1000.0)
+    client.end()
+    assert len(seen) == 2
+
+
+def test_a_request_is_looked_up_by_one_host() -> None:
+    seen: list[Inferred] = []
+    of_node = Inference(seen.append)
+    one, other = Client(of_node, "10.0.0.1"), Client(of_node, "10.0.0.2")
+    for at_s in (1000.0, 1100.0):  # the first time it is not known what follows what
+        for number, key in enumerate(_CHAINS[0]):
+            one.access(Access.LOOK_UP, [key], [True], at_s + number * 0.002)
+            other.access(Access.LOOK_UP, [key], [True], at_s + number * 0.002 + 0.001)
+    of_node.end()
+    again = [line for line in seen if line.began_ms >= 1_100_000]
+    assert [line.blocks for line in again] == [[*map(block_id, _CHAINS[0])]] * 2
+    assert len({line.client for line in again}) == 2
+    assert [line.asked_us for line in again] == [(0, pytest.approx(10_000, abs=2))] * 2
+
+
+async def test_accesses_that_wait_are_told_when_the_trace_is_read(served: Any, admin: Any) -> None:
+    client = redis.asyncio.Redis(port=served.port)
+    for _ in range(5):
+        await client.set("a", b"value")
+    while len(served.node.inference.noted) < 5:
+        await admin.status()
+    page = await admin.trace()
+    assert page.lines.count(b"\n") == 4
+    assert not served.node.inference.noted
+    await client.aclose()

@@ -51,9 +51,7 @@ def test_without_a_set_or_the_monitor_kind_the_rest_remains(make_cache) -> None:
 
 
 def test_selectors_select_the_pods(make_cache, objects_of) -> None:
-    objects = objects_of(
-        make_cache(nodes={"template": {"labels": {"app.kubernetes.io/name": "mine", "team": "a"}}})
-    )
+    objects = objects_of(make_cache(nodes={"template": {"labels": {"team": "a"}}}))
     pod = objects["StatefulSet/chat"]["spec"]["template"]["metadata"]["labels"]
     assert pod["team"] == "a"
     selectors = [

@@ -3,7 +3,7 @@
 import pytest
 
 from kvtide_cachenode.contract.sizing import MI, limit_for
-from kvtide_operator.decide.steps import ResizePod, SetSpec, Target
+from kvtide_operator.decide.steps import Refused, ResizePod, SetSpec, Target
 
 PAST_HELD_S = 700.0
 
@@ -37,6 +37,39 @@ def test_a_pod_grows_before_its_node_and_shrinks_after_it(settled):
     assert len(cluster.held_entries()) == 64
     assert [pod.restarts for pod in cluster.pods.values()] == [0, 0]
     assert cluster.set.memory_bytes == limit_for(128 * MI)
+
+
+def test_a_growth_that_the_api_refuses_is_tried_again_while_nothing_else_moves(settled):
+    cluster = settled(entries=100)
+    cluster.quota = lambda step: isinstance(step, ResizePod) and step.pod == "chat-1"
+    made = cluster.settle_to(1024)
+    assert [(one.pod, one.refused) for one in made.held] == [("chat-1", True)]
+    sizes, began_s = cluster.sizes(), cluster.now_s
+    asked = []
+    for _ in range(20):
+        made = cluster.work()
+        asked += [step.pod for step in made.steps]
+        assert made.settled
+        cluster.tick()
+    assert set(asked) == {"chat-1"}
+    assert cluster.sizes() == sizes
+    cluster.quota = None
+    cluster.run(30)
+    assert cluster.last.held == ()
+    assert cluster.sizes() == [512, 512]
+    assert cluster.now_s - began_s < 600, "it did not wait for the hold to end"
+    assert len(cluster.held_entries()) == 100
+
+
+def test_a_refusal_rests_until_it_is_due(settled):
+    cluster = settled()
+    cluster.quota = lambda step: isinstance(step, ResizePod)
+    cluster.settle_to(1024)
+    cluster.refused = ()
+    asked = [step for step in cluster.plan().steps if isinstance(step, ResizePod)]
+    assert {step.pod for step in asked} == {"chat-0", "chat-1"}
+    cluster.refused = tuple(Refused(step, "exceeded quota") for step in asked)
+    assert cluster.plan().steps == ()
 
 
 def test_a_refused_shrink_is_waited_for(settled):

@@ -14,8 +14,8 @@ import pytest
 import redis
 
 from kvtide_cachenode.cluster.topology import Node as Member
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.serve import lm_connection
 from kvtide_cachenode.serve.commands.forward import ServeHere
 from kvtide_cachenode.serve.server import DataServer
@@ -177,7 +177,7 @@ async def test_a_value_whose_owner_names_this_node_is_stored_where_it_landed(mon
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     payload = random.Random(1).randbytes(100_000)
     writer.write(header(1, b"k", len(payload)) + payload + header(3, b"k"))
-    assert await reader.readexactly(lm.REPLY_BYTES) == lm.YES
+    assert await reader.readexactly(len(lm.YES)) == lm.YES
     writer.close()
     await server.stop()
     (key,) = [key for page in node.store.pages() for key in page]

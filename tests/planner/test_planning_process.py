@@ -85,6 +85,10 @@ async def test_it_answers_with_the_demand_and_a_plan(planner: Planner, manifest:
         ),
         ({"history": {"url": "nonsense://x"}}, "nonsense://x: Protocol not known"),
         ({"model": {"kvBytesPerToken": 1 << 30}}, r"a block of .* takes .* more than the least DRAM; raise"),
+        (
+            {"nodes": {"replicas": {"min": 64}}, "model": {"kvBytesPerToken": 1 << 15}},
+            r"a block of .* takes .* more than each of 64 nodes has of the least DRAM; raise capacity\.min",
+        ),
     ],
 )
 def test_what_no_load_could_be_planned_for_is_found_without_any(

@@ -10,6 +10,7 @@ import asyncio
 import copy
 import json
 import random
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -83,11 +84,15 @@ class FakeApi:
                 request.transport.close()
                 return web.Response()
             return _status(fault[0], "a fault that the test asked for", fault[1])
+        if request.path == "/api/v1/query":
+            return _readings(request)
         plural, namespace, name, subresource = _parts(request.path)
         if plural in self.unknown:
             return _status(404, "the server could not find the requested resource")
         body = await request.text()
         said: Json = json.loads(body) if body else {}
+        if request.content_type.endswith("yaml") and re.search(r"\\ud[89ab]", body):
+            return _status(400, "yaml: found invalid Unicode character escape code")
         if not name:
             return self._create(plural, namespace, said) if said else self._list(plural, namespace, request)
         return self._one(request, (plural, namespace, name), subresource, said)
@@ -158,6 +163,14 @@ class FakeApi:
         made["metadata"]["resourceVersion"] = str(self.version)
         self.objects[key] = made
         return made
+
+
+def _readings(request: web.Request) -> web.Response:
+    """What a Prometheus says of engines that are well: each reading that is asked for is a number."""
+    at_s = request.query["time"]
+    names = re.findall(r'"reading", "(\w+)"', request.query["query"]) or [""]
+    rows = [{"metric": {"reading": name}, "value": [float(at_s), at_s]} for name in names]
+    return web.json_response({"status": "success", "data": {"resultType": "vector", "result": rows}})
 
 
 def _field(raw: Json, path: str) -> str:

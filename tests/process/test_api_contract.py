@@ -25,6 +25,15 @@ async def test_apply_creates_then_changes_then_leaves_alone(api: KubernetesApi, 
     assert again["metadata"]["resourceVersion"] == changed["metadata"]["resourceVersion"]
 
 
+async def test_any_text_is_taken_as_it_is(api: KubernetesApi, namespace: str) -> None:
+    text = 'größe 🚀 \t\n\x01\x7f\x85\u2028\ufeff\ufffe\uffff"\\'
+    for _ in range(2):
+        assert (await api.apply(config_map(namespace, one=text)))["data"] == {"one": text}
+    made = await api.create(config_map(namespace, name="b", one=text))
+    changed = await api.patch(CONFIG_MAP, namespace, "b", {"data": {"two": text}})
+    assert (made["data"], changed["data"]) == ({"one": text}, {"one": text, "two": text})
+
+
 async def test_what_is_not_there_is_not_found(api: KubernetesApi, namespace: str) -> None:
     with pytest.raises(NotFoundError, match="not found"):
         await api.get(CONFIG_MAP, namespace, "none")

@@ -10,7 +10,7 @@ from kvtide_operator.api.manifest import Manifest, ManifestError
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.planner.scenario import engine_profile
 from kvtide_operator.reconcile import declared
-from kvtide_operator.reconcile.declared import manifest_of
+from kvtide_operator.reconcile.declared import forbidden_file, manifest_of
 from kvtide_operator.simulate import profiles
 from kvtide_operator.simulate.engine_profile import ProfileError
 from kvtide_operator.world.kinds import CacheKey
@@ -86,9 +86,14 @@ def test_step_times_of_a_file_are_those_that_the_operators_pod_has(
     assert engine_profile(measured).tables is not None
 
 
-@pytest.mark.parametrize("file", ["/var/run/secrets/token", "../token", "a/b.json", "..", ".hidden"])
+@pytest.mark.parametrize(
+    "file", ["/var/run/secrets/token", "../token", "a/b.json", "a/", "..", ".hidden", "x" * 254, "a b"]
+)
 def test_no_other_file_of_the_operator_can_be_named(file: str) -> None:
-    with pytest.raises(ManifestError, match="give the name of a file in the ConfigMap"):
-        declare({"source": "Table", "file": file})
-    with pytest.raises(ManifestError, match="give the name of a file in the ConfigMap"):
-        declare({"source": "Measured", "base": {"source": "Table", "file": file}})
+    table = {"source": "Table", "file": file}
+    for profile in (table, {"source": "Measured", "base": table}):
+        said = forbidden_file(declare(profile).cache)
+        assert said is not None
+        assert "give the name of a file in the ConfigMap" in said
+    assert forbidden_file(declare({"source": "Table", "file": "mine.json"}).cache) is None
+    assert forbidden_file(declare().cache) is None

@@ -57,6 +57,7 @@ def test_paths() -> None:
         (400, "bad", InvalidError),
         (429, "later", ThrottledError),
         (500, "etcdserver: request timed out", UnavailableError),
+        (500, "failed to create typed patch object: .spec.x: field not declared in schema", InvalidError),
         (503, "shutting down", UnavailableError),
         (504, "timeout", TimedOutError),
     ],

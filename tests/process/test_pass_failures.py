@@ -9,9 +9,9 @@ import pytest
 from tests.process.stub_node import StubNode
 from tests.process.turn import CACHE, KEY, Turn
 
-from kvtide_operator.reconcile import access
+from kvtide_operator.reconcile import access, retries
 from kvtide_operator.reconcile.cache import LiveCache
-from kvtide_operator.world.kinds import POD, TIERED_CACHE
+from kvtide_operator.world.kinds import CLASSES, POD, STATEFUL_SET, TIER_CLASS, TIERED_CACHE
 
 MALFORMED: tuple[int, dict[str, str]] = (200, {})
 NO_FAULT: tuple[int, dict[str, str]] = (0, {})
@@ -68,6 +68,41 @@ async def test_an_address_that_is_not_allowed_is_said_and_sizes_are_kept(
     assert "history.url file:///tmp/x is none that this operator's" in said["PlanCurrent"]["message"]
     assert said["Stalled"]["status"] == "False"
     assert len(server.of("statefulsets")) == 1
+
+
+async def test_a_class_that_is_gone_when_the_operator_starts_is_known_from_the_stateful_set(
+    server: Any, new_turn: Callable[..., Turn]
+) -> None:
+    tier = {"name": "ssd", "medium": "SSD", "classes": ["ssd"]} | {
+        "capacity": {"initial": "1Gi", "min": "0", "max": "2Gi"}
+    }
+    speed = {"read": {"base": "100M"}, "write": {"base": "100M"}}
+    price = {"capacity": [{"perGiBHour": "0.001"}]}
+    ssd = {
+        "apiVersion": "kvtide.dev/v1alpha1", "kind": "TierClass", "metadata": {"name": "ssd"},
+        "spec": {"medium": "SSD", "price": price, "speed": speed, "storageClassName": "fast"},
+    }  # fmt: skip
+    turn = new_turn(tiers=[tier], classes=[ssd])
+    await turn.take()
+    (before,) = server.of("statefulsets")
+    again = new_turn(classes=[ssd])
+    for gone in server.of("tierclasses"):
+        again.store.drop(TIER_CLASS, gone)
+    again.store.put(STATEFUL_SET, before)
+    await again.take()
+    said = {one["type"]: one for one in server.objects["tieredcaches", *KEY]["status"]["conditions"]}
+    assert said["Stalled"]["status"] == "False", said
+    assert said["PlanCurrent"]["status"] == "False"
+    assert "TierClass dram, ssd is gone: sizes are kept" in said["PlanCurrent"]["message"]
+    (after,) = server.of("statefulsets")
+    assert after == before
+    before["metadata"]["annotations"][CLASSES] = "no JSON"
+    lost = new_turn()
+    for gone in server.of("tierclasses"):
+        lost.store.drop(TIER_CLASS, gone)
+    lost.store.put(STATEFUL_SET, before)
+    await lost.take()
+    assert "which is not there" in lost.stalled()["message"]
 
 
 async def test_a_pass_of_which_nothing_can_be_said_does_not_end_the_passes(
@@ -135,6 +170,7 @@ class Resize:
 async def test_whichever_call_of_a_resize_fails_it_is_said_and_the_next_pass_goes_on(
     fault: str, server: Any, new_turn: Callable[[], Turn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retries, "FIRST_S", 0.0)  # what is refused is tried again by the very next pass
     number, calls = 0, 1
     while number < calls:
         server.objects.clear()
@@ -163,8 +199,6 @@ async def test_whichever_call_of_a_resize_fails_it_is_said_and_the_next_pass_goe
             assert resize.turn.failures() >= 1, what
             assert path in " ".join(resize.turn.warnings()), what
             assert path in now, what
-        if path.endswith("/resize") and fault in ("403", "422"):
-            await resize.edit("144Mi")  # the same size would be asked for again in ten minutes
         await resize.settle()
         assert resize.at_rest(), what
         number, calls = number + 1, max(calls, len(server.requests), number + 2)

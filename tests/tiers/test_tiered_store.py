@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kvtide_cachenode.contract.sizing import SSD_ENTRY_BYTES
 from kvtide_cachenode.control.tiers import tier_status
-from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.store import CapacityError, SsdLog, StreamBrokenError, TieredStore
 from kvtide_cachenode.store.ssd.files import Directory, Files, SsdLogError
 from kvtide_cachenode.store.tiered import FETCH_TRIES, _Reading
@@ -210,19 +210,19 @@ async def test_a_pinned_entry_is_written_and_freed_when_it_was_sent(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("admission", "written"), [("always", True), ("secondTouch", False), ("reusedOnly", False)]
+    ("writes", "written"), [("always", True), ("secondTouch", False), ("reusedOnly", False)]
 )
 async def test_one_hit_wonders_wear_the_disk_only_if_asked_to(
-    tmp_path: Path, admission: str, written: bool
+    tmp_path: Path, writes: str, written: bool
 ) -> None:
-    store = await filled(tmp_path, 60, dram_bytes=4 * MI, admission=admission)
+    store = await filled(tmp_path, 60, dram_bytes=4 * MI, writes=writes)
     assert (store.movement.demoted > 0) == written
     assert (store.movement.demotions_not_admitted > 0) != written
     await store.close(0)
 
 
 async def test_second_touches_are_remembered_over_evictions(tmp_path: Path) -> None:
-    store = await filled(tmp_path, 60, dram_bytes=4 * MI, admission="secondTouch")
+    store = await filled(tmp_path, 60, dram_bytes=4 * MI, writes="secondTouch")
     for number in range(60):
         store.put(b"%d" % number, block(number))
         await quiet(store)

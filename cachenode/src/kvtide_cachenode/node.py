@@ -8,6 +8,8 @@ from importlib.metadata import version
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from kvtide_cachenode.access.reloading import Loaded, Watched
 from kvtide_cachenode.access.users import Users
 from kvtide_cachenode.access_trace.inference import Inference
@@ -16,6 +18,7 @@ from kvtide_cachenode.client_memory import ClientMemory
 from kvtide_cachenode.peers.membership import Membership
 from kvtide_cachenode.process.failures import Failures
 from kvtide_cachenode.process.latency import Histogram
+from kvtide_cachenode.process.rounds import Rounds
 from kvtide_cachenode.process.turns import Turns
 from kvtide_cachenode.store import Store
 
@@ -49,10 +52,12 @@ class Node:
     connections_refused: int = 0
     commands_total: int = 0
     connections_evicted: int = 0
+    accept_pauses: int = 0
     auth_failures: int = 0
     stalled_total: int = 0
     failures: Failures = field(default_factory=Failures)
     turns: Turns = field(default_factory=Turns)
+    rounds: Rounds = field(default_factory=Rounds)
     dram_latency: Histogram = field(default_factory=Histogram)
     later_latency: Histogram = field(default_factory=Histogram)
     users: Users = field(default_factory=Users)
@@ -78,5 +83,6 @@ class Node:
         set_ms = round(1e3 * (time.time() - time.monotonic() - self.ahead_s))
         if set_ms:  # lines tell the machine's time, as those of other nodes do
             stored_ms = None if request.stored_ms is None else max(request.stored_ms + set_ms, 0)
-            request = request._replace(began_ms=max(request.began_ms + set_ms, 0), stored_ms=stored_ms)
+            began_ms = max(request.began_ms + set_ms, 0)
+            request = structs.replace(request, began_ms=began_ms, stored_ms=stored_ms)
         self.trace.append_inferred(request, self.block_tokens)

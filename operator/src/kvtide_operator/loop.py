@@ -29,7 +29,7 @@ from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.errors import SimulationError
 from kvtide_operator.simulate.pace import Pace
 from kvtide_operator.workload.trace import Trace
-from kvtide_operator.world.metrics import EngineMetrics
+from kvtide_operator.world.metrics import EngineMetrics, Missing
 from kvtide_operator.world.nodes import World
 
 MAX_RECOMMENDATIONS = 10_000
@@ -65,7 +65,10 @@ class Place(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """What one round saw, thought and did; ``notes`` are sentences on what could not be read or kept."""
+    """What one round saw, thought and did; ``notes`` are sentences on what could not be read or kept.
+
+    ``faults`` are what the round went on without: one word in CamelCase, and a sentence.
+    """
 
     number: int
     world: World
@@ -79,6 +82,7 @@ class Round:
     storage_cost_per_hour: float
     steps_s: dict[str, float]
     notes: tuple[str, ...]
+    faults: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,7 @@ class Loop:
         heard: Heard | None = None
         searched: _Searched | None = None
         unplannable: str | None = None
+        faults = _unread(metrics)
         try:
             with _timed(steps_s, "workload"):
                 unplannable = await self._unplannable(manifest)
@@ -153,8 +158,10 @@ class Loop:
                 if heard is not None:
                     searched = await self._search(manifest, world, heard.demand, metrics, now_s)
             notes = heard.notes if heard is not None else ()
+            faults += [("HistoryUnreadable", said) for said in (heard.unreadable if heard else ())]
         except PlannerLostError as error:
             heard, unplannable, notes = None, str(error), ()
+            faults.append(("PlannerLost", str(error)))
         if searched is not None and searched.plan is None and searched.why_not:
             unplannable = searched.why_not
         elif searched is not None and searched.why_not:
@@ -181,6 +188,7 @@ class Loop:
             storage_cost_per_hour=self.cost_per_hour(self.place.target, self.place.ssd_class),
             steps_s=steps_s,
             notes=notes,
+            faults=tuple(faults),
         )
 
     def cost_per_hour(self, target: Target, ssd_class: str | None) -> float:
@@ -340,6 +348,13 @@ class Loop:
             after=sizes_of(verdict.target, verdict.ssd_class),
             reason=shortened(verdict.reason),
         )
+
+
+def _unread(metrics: EngineMetrics | None) -> list[tuple[str, str]]:
+    """Why nothing at all is known of the engines, where something should be."""
+    readings = [reading for _, reading in metrics.readings()] if metrics is not None else []
+    missing = [reading.why for reading in readings if isinstance(reading, Missing)]
+    return [("MetricsMissing", missing[0])] if missing and len(missing) == len(readings) else []
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Reading takes nothing away; what the ring dropped before it was read is counted 
 
 from collections import Counter, deque
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -20,14 +20,20 @@ BLOCK_ID_BYTES: Final = 40
 MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
 
 
-class Inferred(NamedTuple):
-    """A request that the node put together: when it began, its blocks, how many of the first it hit."""
+class Inferred(msgspec.Struct, frozen=True, gc=False):
+    """A request that the node put together: when it began, its blocks, how many of the first it hit.
+
+    ``client``, ``asked_us`` and ``missed`` are as in `TraceLine`.
+    """
 
     began_ms: int
     blocks: list[int]
     hit_blocks: int
     stored_ms: int | None = None
     doubt: Doubt | None = None
+    client: int | None = None
+    asked_us: tuple[int, int] | None = None
+    missed: bool | None = None
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -106,6 +112,9 @@ class TraceRing:
                 request.hit_blocks,
                 stored_at=request.stored_ms,
                 unreliable=request.doubt,
+                client=request.client,
+                asked_us=request.asked_us,
+                missed=request.missed,
             )
         )
 

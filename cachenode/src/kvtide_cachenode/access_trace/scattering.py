@@ -21,6 +21,11 @@ class Scattering:
         self.hosts: dict[str, float] = {}
         self._together: dict[str, tuple[float, set[int]]] = {}
 
+    @property
+    def watches(self) -> bool:
+        """Whether a look-up that misses nothing tells it something."""
+        return bool(self._together)
+
     def look_up(self, client: "Client", now_s: float, *, missed: bool) -> None:
         """A client looks up several keys."""
         began_s, clients = self._together.get(client.host, (-1.0, set()))

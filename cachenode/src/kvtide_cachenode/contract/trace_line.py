@@ -25,6 +25,7 @@ DOUBTS: Final[tuple[Doubt, ...]] = get_args(Doubt)
 
 BlockId = Annotated[int, Meta(ge=0, lt=2**53)]  # exact in every JSON reader
 Milliseconds = Annotated[int, Meta(ge=0, lt=2**53)]
+Microseconds = Annotated[int, Meta(ge=0, lt=2**53)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # what readers of traces keep in 32 bits
 
 
@@ -48,8 +49,11 @@ class EngineLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 class TraceLine(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One line of the trace as it is exported, recorded and read.
 
-    ``stored_at`` is when the first of its blocks was stored, which tells the parts of one request apart that
-    several nodes saw; ``unreliable`` is there where the line may be no request of its own.
+    ``stored_at`` is when the first of its blocks was stored; ``unreliable`` is there where the line may be no
+    request of its own. By the following the parts of one request are known that several nodes saw: ``client``
+    is a number for the host that the accesses of an inferred line came from, ``asked_us`` is when it asked
+    for the first and the last block, in microseconds after ``timestamp``, and ``missed`` whether one of these
+    was not there.
     """
 
     timestamp: Milliseconds
@@ -64,6 +68,9 @@ class TraceLine(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     local_hit_blocks: Count | None = None
     stored_at: Milliseconds | None = None
     unreliable: Doubt | None = None
+    client: Count | None = None
+    asked_us: tuple[Microseconds, Microseconds] | None = None
+    missed: bool | None = None
 
     def __post_init__(self) -> None:
         _check_hits(self.hit_blocks, self.local_hit_blocks)

@@ -186,6 +186,7 @@ class AdminServer:
 
     async def _get_trace(self, request: web.Request) -> web.Response:
         try:
+            self._node.inference.settle()
             page = self._node.trace.read(request.query.get("since"))
         except ValueError as error:
             return refused(400, str(error))

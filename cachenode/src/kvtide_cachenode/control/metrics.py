@@ -16,7 +16,6 @@ from kvtide_cachenode.contract.messages import TierStatus
 from kvtide_cachenode.control.tiers import tier_status
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.process.latency import Histogram
-from kvtide_cachenode.store import TieredStore
 
 
 class _View(NamedTuple):
@@ -152,6 +151,7 @@ TABLE: Final = (
     Row("connections_accepted", "counter", "", "Connections.", lambda v: v.node.connections_total),
     Row("connections_refused", "counter", "", "Over the limit.", lambda v: v.node.connections_refused),
     Row("connections_evicted", "counter", "", "Strangers that made way.", _node("connections_evicted")),
+    Row("accept_pauses", "counter", "", "No file descriptor was free.", _node("accept_pauses")),
     Row("connections_cut_off", "counter", "", "Clients that held too much.", _clients("cut_off")),
     Row("clients_bytes", "gauge", "", "Unparsed and unsent.", _clients("total_bytes")),
     Row("connections_stalled", "counter", "", "Clients cut off.", lambda v: v.node.stalled_total),
@@ -195,9 +195,10 @@ class _NodeCollector(Collector):
 
 def _view(node: Node) -> _View:
     tiers, store = tier_status(node.store), node.store
-    if not isinstance(store, TieredStore):
+    log = store.lower.get("ssd")
+    if log is None:
         return _View(node, tiers, {}, {}, None)
-    stats = store.log.stats()
+    stats = log.stats()
     return _View(node, tiers, store.counted(), stats.counters, stats.budget_bytes)
 
 

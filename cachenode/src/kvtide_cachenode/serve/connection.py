@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 from kvtide_cachenode.access.tls import TlsSocket
+from kvtide_cachenode.process.rounds import CROWD
 from kvtide_cachenode.serve.commands import execute
 from kvtide_cachenode.serve.commands.landing import give_up, place_for, request_of
 from kvtide_cachenode.serve.request import Request
@@ -61,6 +62,7 @@ class Connection:
         self._writing = False
         self._lingering = False
         self._closed = False
+        self._round = -1
         self._later_since_s = 0.0
         self._answered_bytes = 0  # replied when the command that is answered later began
         self._answering: asyncio.Task[object] | None = None  # the command that is answered later
@@ -136,12 +138,21 @@ class Connection:
         self.session.close()
 
     def _readable(self) -> None:
+        in_crowd = len(self.session.node.sessions) >= CROWD
+        if in_crowd and self._was_read():
+            self._pause()
+            self._loop.call_soon(self._resume)
+            return
         parser = self._parser
         session, began_s = self.session, time.monotonic()
         session.now_s = began_s + session.node.ahead_s
         commands = session.node.commands_total
-        for _ in range(RECEIVES_PER_TURN):
-            buffers = parser.buffers()
+        for _ in range(1 if in_crowd else RECEIVES_PER_TURN):
+            buffers = parser.buffers(self._clients.receive_bytes)
+            if not buffers:  # others have their turn before more is evicted for it
+                self._pause()
+                self._turns.after(self._resume)
+                break
             if len(buffers[0]) <= BUFFER_BYTES and self._turns.spent():
                 buffers = [buffers[0][:LITTLE_BYTES]]
             try:
@@ -167,6 +178,11 @@ class Connection:
         if commands:
             session.node.dram_latency.record(time.monotonic() - began_s, commands)
         self._read_pending()
+
+    def _was_read(self) -> bool:
+        """Whether that was in this round of the loop; it is now."""
+        before, self._round = self._round, self.session.node.rounds.number
+        return self._round == before
 
     def _read_pending(self) -> None:
         """Take another turn for what is decrypted already: the loop does not see it."""

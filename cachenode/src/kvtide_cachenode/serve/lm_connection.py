@@ -17,9 +17,17 @@ from kvtide_cachenode.serve.commands.forward import ANSWER_S, ServeHere, ask, st
 from kvtide_cachenode.serve.connection import Connection
 from kvtide_cachenode.serve.request import Request
 from kvtide_cachenode.serve.session import ReplyCutError
-from kvtide_cachenode.store import CapacityError, Entry, Reservation, StreamBrokenError, TieredStore
+from kvtide_cachenode.store import (
+    EVICTED_AT_ONCE,
+    CapacityError,
+    Entry,
+    Reservation,
+    Store,
+    StreamBrokenError,
+)
 from kvtide_cachenode.store.store import INLINE_BYTES
 from kvtide_cachenode.wire import lm
+from kvtide_cachenode.wire.events import Room
 
 CRLF_BYTES = 2
 VALUE = 0  # the only argument of a PUT
@@ -115,15 +123,16 @@ class LmConnection(Connection):
             return None
         return self._value.memory
 
-    def _grow(self, to_bytes: int) -> bool:
-        """Make room for the first bytes of the value that is arriving; False: it is not stored."""
+    def _grow(self, to_bytes: int) -> Room:
+        """Make room for the first bytes of the value that is arriving; without it is not stored."""
         if isinstance(self._value, Reservation):
             try:
-                self.session.node.store.grow(self._value, to_bytes)
+                if not self.session.node.store.grow(self._value, to_bytes, EVICTED_AT_ONCE):
+                    return Room.LATER
             except CapacityError:
                 self._take().release(self.session.node.store)
-                return False
-        return True
+                return Room.NEVER
+        return Room.HERE
 
     def _take(self) -> Request:
         """The value that has arrived, as a request that holds it; no value where it had no room."""
@@ -151,7 +160,7 @@ class LmConnection(Connection):
             return
         self._keep_here(key, request)
         self.session.observe(Access.STORE, (key,), (False,))
-        if isinstance(store, TieredStore) and store.unsettled:
+        if store.unsettled:
             self.session.answer_later(store.settle())
 
     def _keep_here(self, key: bytes, request: Request) -> None:
@@ -178,7 +187,7 @@ class LmConnection(Connection):
         """Reply with a value of this node, whichever tier has it."""
         store = self.session.node.store
         entry = store.get(key)
-        if entry is None and isinstance(store, TieredStore) and store.below(key):
+        if entry is None and store.below(key):
             self.session.answer_later(self._get_below(store, key))
         else:
             self._reply_entry(key, entry)
@@ -202,23 +211,20 @@ class LmConnection(Connection):
         session = self.session
         head = None
         if entry is not None:
-            value = entry.inline
-            if value is not None:
-                head = lm.found(value, entry.length)
+            value = session.node.store.decoded(entry)
+            head = lm.found(value, len(value))
+            if isinstance(value, bytes):
                 if head is not None:
                     session.reply(head + value[lm.METADATA_BYTES :])
+            elif head is None:
+                session.node.store.unpin(entry)
             else:
-                memory = session.node.store.pin(entry)
-                head = lm.found(memory, entry.length)
-                if head is None:
-                    session.node.store.unpin(entry)
-                else:
-                    session.reply_pinned(head, memory[lm.METADATA_BYTES :], entry)
+                session.reply_pinned(head, value[lm.METADATA_BYTES :], entry)
         if head is None:
             session.reply(lm.NO)
         session.observe(Access.LOAD, (key,), (head is not None,))
 
-    async def _get_below(self, store: TieredStore, key: bytes) -> None:
+    async def _get_below(self, store: Store, key: bytes) -> None:
         """Reply with a value that was on the SSD when it was asked for."""
         try:
             self._reply_entry(key, await store.fetch(key))
@@ -226,7 +232,13 @@ class LmConnection(Connection):
         except CapacityError:
             pass
         found = False
-        async with store.stream(key) as value:
+        async with AsyncExitStack() as stack:
+            try:
+                value = await stack.enter_async_context(store.stream(key))
+            except CapacityError:
+                self.session.reply(lm.NO)
+                self.session.observe(Access.LOAD, (key,), (False,))
+                return
             store.streamed(value.length)
             try:
                 async for piece in value.pieces():
@@ -260,7 +272,7 @@ class LmConnection(Connection):
             node.cluster.counters.forward_failures += 1
         except ServeHere:
             self._keep_here(key, request)
-            if isinstance(node.store, TieredStore) and node.store.unsettled:
+            if node.store.unsettled:
                 await node.store.settle()
         self.session.observe(Access.STORE, (key,), (False,))
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import socket
 import time
 
@@ -21,6 +22,8 @@ RESERVED_CONNECTIONS = 128
 LOGIN_S = 30.0
 # Without a free file descriptor nothing is accepted for so long.
 ACCEPT_PAUSE_S = 0.5
+# That is logged once, and again only when all went well for so long in between.
+PAUSES_TOLD_S = 60.0
 NO_FILES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 ACCEPTS_PER_TURN = 64
 BACKLOG = 511
@@ -56,6 +59,7 @@ class DataServer:
         self._listener: socket.socket | None = None
         self._most = connections_within(file_limit(), node.store)
         self._pause: asyncio.TimerHandle | None = None
+        self._paused_s = -math.inf
         self._sweeper: asyncio.Task[None] | None = None
 
     def start(self, host: str, port: int) -> tuple[str, int]:
@@ -161,7 +165,14 @@ class DataServer:
         self, loop: asyncio.AbstractEventLoop, listener: socket.socket, error: OSError
     ) -> None:
         """Leave whoever waits alone for a moment: the listener stays readable and would be asked at once."""
-        log.warning("no connection can be accepted for a moment: %s", error.strerror)
+        self._node.accept_pauses += 1
+        now_s = time.monotonic()
+        if now_s - self._paused_s > PAUSES_TOLD_S:
+            log.warning(
+                "no connection can be accepted for a moment: %s; how often from now on is counted",
+                error.strerror,
+            )
+        self._paused_s = now_s
         loop.remove_reader(listener)
         self._make_way()
 

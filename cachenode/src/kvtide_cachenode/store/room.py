@@ -1,25 +1,30 @@
 """The memory of the DRAM tier: the arena, the index, and what everything is charged."""
 
+import sys
 from typing import Final
 
 from kvtide_cachenode.contract.sizing import PROCESS_BYTES
-from kvtide_cachenode.eviction import Policy
+from kvtide_cachenode.placement import Policy
 from kvtide_cachenode.process.heap import Heap
 from kvtide_cachenode.store.arena import Arena
 from kvtide_cachenode.store.counters import Counters
+from kvtide_cachenode.store.form import RAW
 from kvtide_cachenode.store.index import Entry, Index
 from kvtide_cachenode.store.reservation import CapacityError
 
 # What one entry costs beside its key's and value's bytes: the entry, its places in two dictionaries, among
-# the keys and in the arena's books. Measured: 353 bytes for each of 200,000 inline entries, 294 for each of
-# 50,000 extents; the rest is for dictionaries that have just doubled and for pages of which a part is free.
-ENTRY_OVERHEAD_BYTES: Final = 512
+# the keys and in the arena's books. Measured, with LRU: 353 bytes for each of 200,000 inline entries, 294 for
+# each of 50,000 extents; but once others were evicted, dictionaries have room for two to four times as many:
+# 505 bytes for each of 500,000 and 612 for each of 175,792, which is about the worst.
+ENTRY_OVERHEAD_BYTES: Final = 640
 # Memory is counted anew when a 64th of the capacity was freed outside the arena, within these bounds.
 COUNTED_BYTES: Final = 4 * 1024 * 1024
 MOST_COUNTED_BYTES: Final = 64 * 1024 * 1024
+# What may go back to the system is tried for when there is such a part of the capacity more of it.
+GIVE_BACK_STEPS: Final = 64
 # Kept free of the process's own share for what comes between two counts: more with a larger tier, whose
-# counts are farther apart.
-UNCOUNTED_BYTES: Final = 6 * 1024 * 1024
+# counts are farther apart. Measured with 64 MiB: pipelines of 16 clients, split, are 8 MiB for a moment.
+UNCOUNTED_BYTES: Final = 8 * 1024 * 1024
 UNCOUNTED_SHARE: Final = 1 / 64
 HEAP: Final = "heap"
 # Evicted and given back between two turns of the loop: half a millisecond, so that replies do not wait.
@@ -49,6 +54,7 @@ class Room:
         # Of that, what is charged to no entry in an index.
         self._unindexed_bytes = 0
         self._beside: dict[str, int] = {}
+        self._owed_bytes = 0  # of that, what nothing has made way for yet
         self._heap: Heap | None = None
         self._freed_bytes = 0  # outside the arena, since memory was counted last
         self._counted_bytes = COUNTED_BYTES  # when so much was, it is counted anew
@@ -66,6 +72,20 @@ class Room:
     def resident_bytes(self) -> int:
         """Physical memory of the tier: the arena's pages and what is charged outside it."""
         return self._arena.resident_bytes() + self.used_bytes - self._arena.used_bytes
+
+    def encoded(self, entry: Entry) -> bytes | memoryview:
+        """A live entry's value as it lies there: bytes, or a view that is pinned until `unpin`."""
+        return self.pin(entry) if entry.inline is None else entry.inline
+
+    def decoded(self, entry: Entry) -> bytes | memoryview:
+        """A live entry's value as it was stored: bytes, or a view that is pinned until `unpin`."""
+        if entry.form is not RAW:
+            return entry.form.decoded(self.view(entry))
+        return self.pin(entry) if entry.inline is None else entry.inline
+
+    def view(self, entry: Entry) -> bytes | memoryview:
+        """A live entry's value as it lies there, until something else happens to the store."""
+        return self._arena.view(entry.start, entry.length) if entry.inline is None else entry.inline
 
     def pin(self, entry: Entry) -> memoryview:
         """The bytes of a live entry outside the index; they stay as they are until `unpin`."""
@@ -135,16 +155,16 @@ class Room:
             return
         own_bytes = PROCESS_BYTES - UNCOUNTED_BYTES - int(UNCOUNTED_SHARE * self.capacity_bytes)
         accounted = own_bytes + self.resident_bytes() - self._beside.get(HEAP, 0)
-        more = heap.resident_bytes() - accounted
-        if more > 0 and heap.give_back():
-            more = heap.resident_bytes() - accounted
-        self.charge_beside(HEAP, max(more, 0))
+        more = max(heap.resident_bytes() - accounted, 0)
+        self.charge_beside(HEAP, heap.give_back(more, self.capacity_bytes // GIVE_BACK_STEPS))
 
     def charge_beside(self, what: str, size_bytes: int) -> None:
         """What something beside the entries takes of the capacity from now on, in place of what it took."""
         more = size_bytes - self._beside.get(what, 0)
         self._beside[what] = size_bytes
         self._hold(more)
+        over = max(self.used_bytes - self.capacity_bytes, 0)
+        self._owed_bytes = min(max(self._owed_bytes + more, 0), over)
 
     def check(self) -> None:
         """Recompute the books; an AssertionError is a defect of this class."""
@@ -167,8 +187,11 @@ class Room:
         """How much the arena may hold beside what is charged outside it."""
         return self.capacity_bytes - self.used_bytes + self._arena.used_bytes
 
-    def _make_room(self, charge: int, whole: int, length: int) -> None:
-        """Evict until ``charge`` more bytes fit, of a value that will take ``whole`` in the end."""
+    def _make_room(self, charge: int, whole: int, length: int, most_evicted: int = sys.maxsize) -> bool:
+        """Evict until ``charge`` more bytes fit, of a value that will take ``whole`` in the end.
+
+        False where they do not after ``most_evicted`` entries.
+        """
         if whole > self.capacity_bytes:
             raise self._rejection(
                 f"a value of {length} bytes needs {whole} bytes and the tier has {self.capacity_bytes}"
@@ -177,14 +200,26 @@ class Room:
         limit = max(self.capacity_bytes, self.used_bytes)
         if self._held_bytes + charge <= limit:
             while self.used_bytes + charge > limit and self._evict():
-                pass
+                most_evicted -= 1
+                if not most_evicted:
+                    return False
             if self.used_bytes + charge <= limit:
-                return
+                if self._owed_bytes:
+                    self._catch_up(charge)
+                return True
         beside = sum(self._beside.values())
         raise self._rejection(
             f"no room for a value of {length} bytes: writes and replies in flight hold "
             f"{self._held_bytes - beside} bytes, clients, the SSD's index and the process {beside}"
         )
+
+    def _catch_up(self, charge: int) -> None:
+        """Evict as much again for what was charged beside the entries: else only upkeep makes way."""
+        before = self.used_bytes
+        enough = max(before - min(charge, self._owed_bytes), self.capacity_bytes - charge)
+        while self.used_bytes > enough and self._may_evict() and self._evict():
+            pass
+        self._owed_bytes = max(self._owed_bytes - before + self.used_bytes, 0)
 
     def _rejection(self, sentence: str) -> CapacityError:
         self.counters.rejected += 1

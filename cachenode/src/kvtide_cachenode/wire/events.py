@@ -2,23 +2,32 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 Command = list[bytes]
 
 
+class Room(Enum):
+    """Whether more of a value that is being received has room."""
+
+    HERE = 1
+    LATER = 2  # ask again, in another turn
+    NEVER = 3  # the rest is dropped
+
+
 class Place(Protocol):
     """Where a large argument arrives: memory of its length, or None to have its bytes dropped.
 
-    Before more goes there than the parser's buffer held, `grow` is asked with how many bytes do: when it says
-    False, the rest is dropped. ``held_bytes`` is what the place takes beside the arena.
+    Before more goes there than the parser's buffer held, `grow` is asked with how many bytes do.
+    ``held_bytes`` is what the place takes beside the arena.
     """
 
     @property
     def memory(self) -> memoryview | None: ...  # noqa: D102 - said above
     @property
     def held_bytes(self) -> int: ...  # noqa: D102
-    def grow(self, to_bytes: int) -> bool: ...  # noqa: D102
+    def grow(self, to_bytes: int) -> "Room": ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -57,13 +66,13 @@ class Broken:
 
 
 Event = Command | Announced | Landed | Broken
-Grow = Callable[[int], bool]
+Grow = Callable[[int], Room]
 """Whether the first so many bytes of a value that is being received have room."""
 
 
-def grown(_to_bytes: int) -> bool:
+def grown(_to_bytes: int) -> Room:
     """All the room is there."""
-    return True
+    return Room.HERE
 
 
 class Parser(Protocol):
@@ -71,7 +80,7 @@ class Parser(Protocol):
 
     @property
     def in_request(self) -> bool: ...  # noqa: D102 - said there
-    def buffers(self) -> list[memoryview]: ...  # noqa: D102
+    def buffers(self, at_most_bytes: int) -> list[memoryview]: ...  # noqa: D102
     def received(self, count: int) -> None: ...  # noqa: D102
     def put_aside(self) -> None: ...  # noqa: D102
     @property

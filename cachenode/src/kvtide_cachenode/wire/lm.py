@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from kvtide_cachenode.wire.events import Grow, grown
+from kvtide_cachenode.wire.events import Grow, Room, grown
 
 KEY_BYTES: Final = 150
 KEY_PREFIX: Final = b"lm:"
@@ -38,7 +38,6 @@ _METADATA = struct.Struct("<4s7i")  # mark fmt dtype location shape0-3
 _MARK: Final = b"KVL1"
 
 REQUEST_BYTES: Final = _REQUEST.size
-REPLY_BYTES: Final = _REPLY.size
 METADATA_BYTES: Final = _METADATA.size
 
 _PUT, _GET, _EXIST, _LIST, _HEALTH = range(1, 6)
@@ -142,14 +141,17 @@ class RequestParser:
     def put_aside(self) -> None:
         """There is no buffer to give to others."""
 
-    def buffers(self) -> list[memoryview]:
+    def buffers(self, at_most_bytes: int = 0) -> list[memoryview]:  # noqa: ARG002 - the protocol's signature
         """Where the next bytes go, in this order. Not to be called before all events are taken."""
         assert self._state in (_State.HEADER, _State.VALUE), "a broken or unanswered stream receives nothing"
         header = self._header[self._header_bytes :]
         if self._state is _State.HEADER:
             return [header]
         missing = self._length - self._landed
-        if not self._grow(METADATA_BYTES + self._landed + min(missing, VALUE_RECEIVE_BYTES)):
+        room = self._grow(METADATA_BYTES + self._landed + min(missing, VALUE_RECEIVE_BYTES))
+        if room is Room.LATER:
+            return []
+        if room is Room.NEVER:
             self._memory, self._grow = None, grown
         if self._memory is None:
             target = _dropped[:missing]
@@ -182,7 +184,7 @@ class RequestParser:
         """Answer a `Value` event: the description is written into ``memory``, the payload follows it there.
 
         None drops the payload; `Put` comes all the same, so that the caller knows where it ends. ``grow`` is
-        asked before more of ``memory`` is used than the description: False drops the rest.
+        asked before more of ``memory`` is used than the description.
         """
         assert self._state is _State.ANNOUNCED, "land answers a Value event"
         self._state = _State.VALUE

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
-from kvtide_cachenode.wire.events import Announced, Broken, Command, Event, Grow, Landed, Place, grown
+from kvtide_cachenode.wire.events import Announced, Broken, Command, Event, Grow, Landed, Place, Room, grown
 from kvtide_cachenode.wire.headers import (
     COUNT_OF_HEADER,
     HEADER_OF_LENGTH,
@@ -46,8 +46,9 @@ STRANGER_ARGUMENTS: Final = 10
 STRANGER_BYTES: Final = LANDED_BYTES - 1
 # And so little is taken in at once: what many short commands are split into is several times as large.
 STRANGER_RECEIVE_BYTES: Final = 1024
-# What a parsed argument takes beside its bytes, and what commands split ahead take of what they came as.
-ARGUMENT_OVERHEAD_BYTES: Final = 48
+# What a parsed argument takes beside its bytes (33, up to 15 of rounding, 9 in the list), and what commands
+# split ahead take of what they came as.
+ARGUMENT_OVERHEAD_BYTES: Final = 56
 READY_FACTOR: Final = 8
 _dropped = memoryview(bytearray(VALUE_RECEIVE_BYTES))  # where unwanted bytes go; nobody reads it
 
@@ -139,20 +140,27 @@ class RequestParser:
         self._kept = b""
         self._buffer = self._view.obj  # type: ignore[assignment]  # they are made of bytearrays
 
-    def buffers(self) -> list[memoryview]:
-        """Where the next bytes go, in this order. Not to be called before all events are taken."""
+    def buffers(self, at_most_bytes: int = BUFFER_BYTES) -> list[memoryview]:
+        """Where the next bytes go, in this order, of commands at most so many; none: nowhere yet.
+
+        Not to be called before all events are taken.
+        """
         if self._state != _VALUE or self._landed == self._length:
             self._make_space()
-            receive_bytes = min(self._receive_bytes, self._most_receive_bytes)
+            receive_bytes = min(self._receive_bytes, self._most_receive_bytes, at_most_bytes)
             return [self._view[self._end : self._end + receive_bytes]]
         missing = self._length - self._landed
-        if not self._grow(self._landed + min(missing, VALUE_RECEIVE_BYTES)):
+        room = self._grow(self._landed + min(missing, VALUE_RECEIVE_BYTES))
+        if room is Room.LATER:
+            return []
+        if room is Room.NEVER:
             self._memory, self._grow = None, grown
         if missing > VALUE_RECEIVE_BYTES:
             return [self._target(VALUE_RECEIVE_BYTES)]
         # The end of the value and what follows it come in one call.
         self._make_space()
-        return [self._target(missing), self._view[self._end : self._end + SMALL_RECEIVE_BYTES]]
+        beyond = min(SMALL_RECEIVE_BYTES, at_most_bytes)
+        return [self._target(missing), self._view[self._end : self._end + beyond]]
 
     def received(self, count: int) -> None:
         """``count`` bytes were written into `buffers`."""

@@ -72,7 +72,7 @@ class TableProfile(Model):
     """
 
     source: Literal["Table"]
-    file: str = Field(min_length=1, max_length=4096)
+    file: str = Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")
 
 
 BaseProfile = Annotated[CatalogueProfile | TableProfile, Field(discriminator="source")]

@@ -50,6 +50,15 @@ class PasswordRef(Model):
 _NO_USER = "metrics.prometheus.url must hold no user and no password; give a token by authSecretRef"
 
 
+_HOST = r"([A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9.])?|\[[0-9A-Fa-f:.]+\])"
+_PORT = "(:([0-9]{1,4}|[1-5][0-9]{4}|6([0-4][0-9]{3}|5([0-4][0-9]{2}|5([0-2][0-9]|3[0-5])))))?"
+_ADDRESS = rf"^https?://([^/?#]*@)?{_HOST}{_PORT}(/[^\s?#]*)?$"
+_ADDRESS_SAID = (
+    "metrics.prometheus.url must be http:// or https://, a host, and at most a port and a path; give for "
+    "example http://prometheus.monitoring:9090"
+)
+
+
 class Prometheus(Model):
     """Where the engines' metrics are.
 
@@ -59,7 +68,10 @@ class Prometheus(Model):
         ca_secret_ref: whom to trust instead of the public authorities.
     """
 
-    model_config = rules(rule("!self.url.matches('^https?://[^/?#]*@')", _NO_USER))
+    model_config = rules(
+        rule("!self.url.matches('^https?://[^/?#]*@')", _NO_USER),
+        rule(f"self.url.matches(r'{_ADDRESS}')", _ADDRESS_SAID),
+    )
 
     url: str = Field(max_length=2048, pattern=r"^https?://")
     auth_secret_ref: TokenRef | None = None
@@ -69,6 +81,8 @@ class Prometheus(Model):
     def _tells_no_secret(self) -> Self:
         if re.match("https?://[^/?#]*@", self.url):
             raise ValueError(_NO_USER)
+        if re.fullmatch(_ADDRESS, self.url) is None:
+            raise ValueError(_ADDRESS_SAID)
         return self
 
 
@@ -106,6 +120,10 @@ class Metrics(Model):
 _ONLY_S3 = "history.secretRef is only for an url of s3://; remove it or change url"
 
 
+_BUCKET = r"^s3://[A-Za-z0-9][^/?#\s]*(/[^\s]*)?([?][^\s]*)?$"
+_BUCKET_SAID = "history.url must name a bucket, without blanks; give for example s3://bucket/prefix"
+
+
 class History(Model):
     """Where past windows are kept; with them, the loop plans on the same slot of the season before.
 
@@ -124,6 +142,7 @@ class History(Model):
             "self.url.matches('^[a-z][a-z0-9+.-]*://.')",
             "history.url must be a URL; give for example s3://bucket/prefix",
         ),
+        rule(f"!self.url.startsWith('s3:') || self.url.matches(r'{_BUCKET}')", _BUCKET_SAID),
         rule("!has(self.secretRef) || self.url.startsWith('s3://')", _ONLY_S3),
     )
 
@@ -135,6 +154,8 @@ class History(Model):
     def _has_keys_for_s3(self) -> Self:
         if self.secret_ref is not None and not self.url.startswith("s3://"):
             raise ValueError(_ONLY_S3)
+        if self.url.startswith("s3:") and re.fullmatch(_BUCKET, self.url) is None:
+            raise ValueError(_BUCKET_SAID)
         return self
 
 

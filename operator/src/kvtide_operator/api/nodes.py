@@ -3,7 +3,7 @@
 from importlib.metadata import version
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from kvtide_operator.api.base import Model, ObjectName, SecretRef, rule, rules
 from kvtide_operator.api.quantity import (
@@ -17,7 +17,8 @@ from kvtide_operator.api.quantity import (
 NODE_IMAGE: Final = f"kvtide/cachenode:{version('kvtide')}"
 """The node of the operator's own release. It is no default of the CRD: a stored default would outlive it."""
 
-_QUALIFIED = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+_DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_QUALIFIED = f"^({_DNS_LABEL}([.]{_DNS_LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
 Qualified = Annotated[str, Field(max_length=317, pattern=_QUALIFIED)]
 """The key of a label or annotation: a prefix of 253 characters, a slash, a name of 63."""
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
@@ -75,11 +76,11 @@ class Toleration(Model):
         rule("!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')", _NO_SECONDS),
     )
 
-    key: str | None = Field(default=None, max_length=317)
+    key: Qualified | None = None
     operator: Literal["Equal", "Exists"] | None = None
-    value: str | None = Field(default=None, max_length=63)
+    value: LabelValue | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: int | None = None
+    toleration_seconds: int | None = Field(default=None, ge=0, le=315_360_000)
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
@@ -111,6 +112,18 @@ _OWN_SAID = (
     f"labels and annotations of nodes.template with the prefix {_OWN_PREFIX} are the operator's own; "
     "remove them"
 )
+_OWN_LABELS = tuple(f"app.kubernetes.io/{name}" for name in ("name", "instance", "managed-by"))
+_OWN_LABELS_SAID = (
+    f"{', '.join(_OWN_LABELS)} are labels that the operator gives the pods itself; remove them from "
+    "nodes.template.labels"
+)
+
+
+def _each_once(secrets: tuple[SecretRef, ...]) -> tuple[SecretRef, ...]:
+    for at, secret in enumerate(secrets):
+        if secret in secrets[:at]:
+            raise ValueError(f"imagePullSecrets names {secret.name!r} twice; name each once")
+    return secrets
 
 
 class NodeTemplate(Model):
@@ -154,15 +167,20 @@ class NodeTemplate(Model):
             ),
             _OWN_SAID,
         ),
+        rule(f"!has(self.labels) || !self.labels.exists(key, key in {list(_OWN_LABELS)})", _OWN_LABELS_SAID),
         rule(
             "quantity(self.cpu).compareTo(quantity('1024')) <= 0",
             "template.cpu must be at most 1024 cores; give for example 500m or 4",
         ),
     )
 
-    image: str = Field(default_factory=lambda: NODE_IMAGE, min_length=1, max_length=512)
+    image: str = Field(default_factory=lambda: NODE_IMAGE, min_length=1, max_length=512, pattern=r"^\S+$")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    image_pull_secrets: tuple[SecretRef, ...] = Field(default=(), max_length=8)
+    image_pull_secrets: Annotated[tuple[SecretRef, ...], AfterValidator(_each_once)] = Field(
+        default=(),
+        max_length=8,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
     labels: Labels = Field(default={})
     annotations: Annotations = Field(default={})
     node_selector: Labels = Field(default={})
@@ -183,6 +201,8 @@ class NodeTemplate(Model):
             )
         if any(key.startswith(_OWN_PREFIX) for key in (*self.labels, *self.annotations)):
             raise ValueError(_OWN_SAID)
+        if any(key in _OWN_LABELS for key in self.labels):
+            raise ValueError(_OWN_LABELS_SAID)
         if parse_cpu(self.cpu) > 1024 * 1000:
             raise ValueError("template.cpu must be at most 1024 cores; give for example 500m or 4")
         return self

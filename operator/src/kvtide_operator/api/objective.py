@@ -128,6 +128,9 @@ class ScaleDown(Model):
     stabilization: DeclaredDuration = 600.0
 
 
+_NO_STEP_SAID = "scaling.maxStep must be above 0; give for example 25%, or mode Manual to keep all sizes"
+
+
 class Scaling(Model):
     """When and how far the loop moves a tier.
 
@@ -155,6 +158,7 @@ class Scaling(Model):
             f"{in_cel('self.season')} > duration('0s')",
             "scaling.season must be above 0s; give for example 168h, a week",
         ),
+        rule("!self.maxStep.matches('^[0.]+%?$')", _NO_STEP_SAID),
     )
 
     mode: Literal["Manual", "Advise", "Auto"] = "Auto"
@@ -165,3 +169,9 @@ class Scaling(Model):
     up: ScaleUp = ScaleUp()
     down: ScaleDown = ScaleDown()
     minimum_gain: Ratio = 0.03
+
+    @model_validator(mode="after")
+    def _moves(self) -> Self:
+        if self.max_step == 0:
+            raise ValueError(_NO_STEP_SAID)
+        return self

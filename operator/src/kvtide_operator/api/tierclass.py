@@ -242,6 +242,10 @@ class Endurance(Model):
     writes_per_day: DeclaredQuantity = Field(gt=0)
 
 
+def _only_ssd(name: str) -> str:
+    return f"{name} is only for medium SSD; remove it or change medium"
+
+
 class TierClassSpec(Model):
     """What a medium costs and how fast it is; a medium that is not DRAM must say how fast.
 
@@ -258,7 +262,11 @@ class TierClassSpec(Model):
         rule(
             "self.medium != 'SSD' || has(self.speed)",
             "a class of medium SSD needs a speed; give speed.read and speed.write",
-        )
+        ),
+        *(
+            rule(f"self.medium == 'SSD' || !has(self.{name})", _only_ssd(name))
+            for name in ("storageClassName", "endurance")
+        ),
     )
 
     medium: Medium
@@ -272,6 +280,10 @@ class TierClassSpec(Model):
     def _ssd_has_a_speed(self) -> Self:
         if self.medium == "SSD" and self.speed is None:
             raise ValueError("a class of medium SSD needs a speed; give speed.read and speed.write")
+        if self.medium != "SSD" and self.storage_class_name is not None:
+            raise ValueError(_only_ssd("storageClassName"))
+        if self.medium != "SSD" and self.endurance is not None:
+            raise ValueError(_only_ssd("endurance"))
         return self
 
 

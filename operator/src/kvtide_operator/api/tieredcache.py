@@ -17,7 +17,7 @@ from kvtide_operator.api.engine import CacheModel, CatalogueProfile, EngineSpec,
 from kvtide_operator.api.links import History, Metrics, Security
 from kvtide_operator.api.nodes import Nodes, NodeTemplate, Replicas
 from kvtide_operator.api.objective import Objective, Scaling
-from kvtide_operator.api.quantity import format_quantity
+from kvtide_operator.api.quantity import format_quantity, in_cel
 from kvtide_operator.api.status import TieredCacheStatus
 from kvtide_operator.api.tiers import Capacity, DramTier, SsdTier, Tier, Ttl
 
@@ -48,6 +48,13 @@ _OVERHEAD_BYTES = PROCESS_BYTES + SOCKETS_BYTES
 _OVERHEAD = format_quantity(_OVERHEAD_BYTES)
 
 
+_SEASON_SAID = "scaling.season must be at least scaling.window; give for example 168h, a week"
+_KEEP_SAID = (
+    "history.keep must be at least scaling.season, or windows are deleted before they come again; give for "
+    "example 336h"
+)
+
+
 class TieredCacheSpec(Model):
     """What the user wants.
 
@@ -76,6 +83,14 @@ class TieredCacheSpec(Model):
             f"(quantity(string(self.nodes.maxMemory)).asApproximateFloat() - {_OVERHEAD_BYTES}.0) * 100.0",
             "the initial DRAM is more than nodes.replicas.max nodes of nodes.maxMemory can hold: of each, "
             f"{_OVERHEAD} and {SLACK_PERCENT} % of the rest are for the process; raise one of them",
+        ),
+        rule(
+            f"!has(self.history) || {in_cel('self.scaling.season')} >= {in_cel('self.scaling.window')}",
+            _SEASON_SAID,
+        ),
+        rule(
+            f"!has(self.history) || {in_cel('self.history.keep')} >= {in_cel('self.scaling.season')}",
+            _KEEP_SAID,
         ),
     )
 
@@ -117,6 +132,16 @@ class TieredCacheSpec(Model):
                 f"{format_quantity(fits)}: of each, {_OVERHEAD} and {SLACK_PERCENT} % of the rest are "
                 f"for the process; give {format_quantity(limit_for(-(-initial // count)))}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _history_reaches_a_season_back(self) -> Self:
+        if self.history is None:
+            return self
+        if self.scaling.season < self.scaling.window:
+            raise ValueError(_SEASON_SAID)
+        if self.history.keep < self.scaling.season:
+            raise ValueError(_KEEP_SAID)
         return self
 
     @property

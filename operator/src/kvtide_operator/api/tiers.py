@@ -29,6 +29,9 @@ Classes = Annotated[
 """The classes the planner may choose from; the first is the start."""
 
 
+_STEP_SAID = "capacity.step must be at most capacity.max, or there is no size to go to; give for example 1Gi"
+
+
 class Capacity(Model):
     """The size of a tier over all its nodes.
 
@@ -56,6 +59,11 @@ class Capacity(Model):
             "quantity(string(self.step)).isGreaterThan(quantity('0'))",
             "capacity.step must be above 0; give for example 1Gi",
         ),
+        rule(
+            "quantity(string(self.max)).compareTo(quantity('1Mi')) < 0 || "
+            "quantity(string(self.step)).compareTo(quantity(string(self.max))) <= 0",
+            _STEP_SAID,
+        ),
     )
 
     initial: DeclaredQuantity
@@ -77,6 +85,8 @@ class Capacity(Model):
             )
         if self.step <= 0:
             raise ValueError("capacity.step must be above 0; give for example 1Gi")
+        if 1 << 20 <= self.max < self.step:
+            raise ValueError(_STEP_SAID)
         return self
 
 

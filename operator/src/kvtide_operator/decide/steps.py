@@ -1,6 +1,7 @@
 """What one pass over a cache on Kubernetes may do: the vocabulary between decide and act."""
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from kvtide_cachenode.contract.messages import Desired
 
@@ -129,10 +130,14 @@ Step = RecreateSet | ResizePod | TellNode | ExpandClaim | DeleteClaim | DeletePo
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A step of the pass before that a rule, a right or a quota is against, and the words of the refusal."""
+    """A step that a rule, a right or a quota is against, and the words of the refusal."""
 
     step: Step
     sentence: str
+
+
+REFUSED_SAID: Final = " of memory were refused: "
+"""In the reason of a hold, which the status keeps for the next operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +155,11 @@ class Held:
     reason: str
     since_s: float
     cpu: int | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether it was the API that said no: then asking again disturbs nobody."""
+        return REFUSED_SAID in self.reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,11 +37,13 @@ class Heard:
         demand: None where nothing was asked, or nothing is known.
         complete: all that the nodes told was understood, so that no demand is none and not an unknown one.
         notes: sentences on what could not be read, kept or believed.
+        unreadable: those of them on the history, whose storage may be away.
     """
 
     demand: Demand | None
     complete: bool = True
     notes: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

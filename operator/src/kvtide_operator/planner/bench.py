@@ -77,11 +77,19 @@ def check(manifest: Manifest) -> str | None:
         return str(error)
     spec = manifest.cache.spec
     block_bytes = found["kv_bytes_per_token"] * spec.model.block_tokens
+    block = f"a block of {spec.model.block_tokens} tokens of {spec.model.name} takes {block_bytes} bytes"
     if spec.dram.capacity.min < block_bytes:
         return (
-            f"a block of {spec.model.block_tokens} tokens of {spec.model.name} takes {block_bytes} bytes, "
-            f"more than the least DRAM; raise capacity.min of tier {spec.dram.name} or lower "
+            f"{block}, more than the least DRAM; raise capacity.min of tier {spec.dram.name} or lower "
             "model.blockTokens"
+        )
+    # Each GPU of an engine stores its own part of a block.
+    entry_bytes = block_bytes // found["profile"].gpus
+    nodes = spec.nodes.replicas.min
+    if spec.dram.capacity.min // nodes < entry_bytes:
+        return (
+            f"{block}, more than each of {nodes} nodes has of the least DRAM; raise capacity.min of tier "
+            f"{spec.dram.name}, or lower nodes.replicas.min or model.blockTokens"
         )
     return None
 
@@ -103,7 +111,7 @@ def take_in(
         bench.history.add(page, now_s)
     bench.history.forget_before(now_s)
     _benches.make_room()
-    spec, notes = manifest.cache.spec, []
+    spec, notes, unreadable = manifest.cache.spec, [], []
     seen, slot = bench.history.trace(spec.model.block_tokens), None  # first: it may be a problem
     complete = not any(page.gap_lines for page in pages) and not bench.history.problems
     if bench.history.problems:
@@ -120,6 +128,7 @@ def take_in(
             slot = bench.season.slot(now_s)
     except TraceError as error:
         notes.append(str(error))
+        unreadable.append(str(error))
         complete = False  # nor is it known what the season's slot asks for
     window_s = spec.scaling.window
     told_s = now_s - seen.started_at_s if seen is not None else 0.0
@@ -133,7 +142,7 @@ def take_in(
     demand = _demand(*bench.window, span_s) if bench.window else None
     if demand is not None and past is not None:
         demand = replace(demand, seen_prefix_hit_ratio=_seen_hit_ratio(*live) if live else None)
-    return Heard(demand, complete, tuple(notes))
+    return Heard(demand, complete, tuple(notes), tuple(unreadable))
 
 
 def search(

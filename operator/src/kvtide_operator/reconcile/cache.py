@@ -28,17 +28,25 @@ from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.converge import converge
 from kvtide_operator.decide.policy import Verdict
 from kvtide_operator.decide.situation import initial_target, sizes_of
-from kvtide_operator.decide.steps import Held, Pass, Refused, Step, Target
+from kvtide_operator.decide.steps import Held, Pass, Step, Target
 from kvtide_operator.loop import Round
 from kvtide_operator.planner.bill import Bill
 from kvtide_operator.reconcile.access import Nodes
-from kvtide_operator.reconcile.declared import first_class, manifest_of, sentence_of, within
+from kvtide_operator.reconcile.declared import (
+    first_class,
+    forbidden_file,
+    manifest_of,
+    remembered_classes,
+    sentence_of,
+    within,
+)
 from kvtide_operator.reconcile.failures import Failure, stalled_status
 from kvtide_operator.reconcile.hands import Hands
 from kvtide_operator.reconcile.plans import Plans, why_no_plan
+from kvtide_operator.reconcile.retries import Retries
 from kvtide_operator.reconcile.troubles import Troubles
 from kvtide_operator.world.cluster import CacheWorld
-from kvtide_operator.world.kinds import SERVICE_MONITOR, TIER_CLASS, TIERED_CACHE, CacheKey, Raw
+from kvtide_operator.world.kinds import SERVICE_MONITOR, STATEFUL_SET, TIER_CLASS, TIERED_CACHE, CacheKey, Raw
 
 MAX_NEWS: Final = 64
 """Decisions that could not be written into the status yet; older ones are forgotten."""
@@ -85,7 +93,7 @@ class LiveCache:
     _acted: bool = False
     _raw: Raw = field(default_factory=dict)
     _held: tuple[Held, ...] = ()
-    _refused: tuple[Refused, ...] = ()
+    _retries: Retries = field(default_factory=Retries)
     _news: list[DecisionStatus] = field(default_factory=list)
     _moves: list[DecisionStatus] = field(default_factory=list)
 
@@ -128,7 +136,7 @@ class LiveCache:
             await self.hands.events.record(self._raw, "PlanWaits", said)
 
     async def _move(self, target: Target, ssd_class: str | None, decision: DecisionStatus) -> None:
-        self.target, self.ssd_class = target, ssd_class
+        self.target, self.ssd_class, self._retries = target, ssd_class, Retries()
         self._news = [*self._news, decision][-MAX_NEWS:]
         self._moves.insert(0, decision)
         await self.hands.events.record(self._raw, decision.action, decision.reason)
@@ -160,13 +168,13 @@ class LiveCache:
         try:
             classes = self.hands.store.every(TIER_CLASS)
             self.manifest, gone = manifest_of(self.key, cache, classes, self._classes)
-            self.unplannable = gone or self.hands.allowed.refusal(cache.spec)
+            self.unplannable = gone or forbidden_file(cache) or self.hands.allowed.refusal(cache.spec)
             world, done = await self._converge(self.manifest, world, now_s)
         except ManifestError as error:
             self.manifest = None
             problem = str(error)
         await self._report(cache, world, done, problem)
-        if done is None or done.settled:
+        if done is None or (done.settled and not self._retries.any):
             return "settled"
         return "acted" if self._acted else "waits"
 
@@ -183,6 +191,10 @@ class LiveCache:
     async def round_failed(self, failure: Failure) -> None:
         """Say why the last round came to no end, until one does; the next pass writes it into the status."""
         self.round_failure = failure.sentence
+        await self.warn(failure)
+
+    async def warn(self, failure: Failure) -> None:
+        """An Event on what is wrong; the same one again is counted."""
         await self.hands.events.record(self._raw, failure.reason, failure.sentence, kind="Warning")
 
     async def close(self) -> None:
@@ -215,6 +227,7 @@ class LiveCache:
             self.ssd_class = remembered_ssd_class(cache.status) or first_class(cache)
             self._held = remembered_holds(cache.status)
             self._moves = remembered_moves(cache.status)
+            self._classes = remembered_classes(self.hands.store.get(STATEFUL_SET, *self.key))
         is_manual = cache.spec.scaling.mode == "Manual"
         target = within(initial_target(cache.spec) if is_manual else self.target, cache)
         declared = cache.spec.ssd.classes if cache.spec.ssd else ()
@@ -245,7 +258,7 @@ class LiveCache:
             now_s=now_s,
             term=hands.leads.term,
             template_hash=wanted_hash(cache, has_ssd=ssd_class is not None, ssd_class=ssd_class),
-            refused=self._refused,
+            refused=self._retries.resting(time.monotonic()),
             volume=ssd_class.volume if ssd_class else None,
             storage_class=ssd_class.storage_class_name if ssd_class else None,
             target_since_s=self._moves[0].time if self._moves else 0.0,
@@ -260,6 +273,7 @@ class LiveCache:
             ssd_class=ssd_class,
             operator_namespace=hands.namespace,
             has_service_monitors=SERVICE_MONITOR in hands.store.kinds,
+            classes=manifest.classes,
         )
         applied = await hands.executor.apply(uid, manifests)
         taken = await hands.executor.take(self.key, uid, done.steps, self.nodes.clients)
@@ -268,15 +282,12 @@ class LiveCache:
         self._acted = bool(taken) and all(outcome.ending is Ending.DONE for outcome in taken)
         others = (Outcome(sentence, Ending.FOREIGN, sentence) for sentence in foreign)
         await self._learn((*applied, *others, *taken))
-        return world, done
+        refusals = [f"refused: {one.sentence}" for one in taken if one.ending is Ending.REFUSED]
+        return world, replace(done, waiting=(*done.waiting, *refusals))
 
     async def _learn(self, outcomes: tuple[Outcome, ...]) -> None:
         self.failed = tuple(outcome for outcome in outcomes if outcome.ending in FAILURES)
-        self._refused = tuple(
-            Refused(outcome.what, outcome.sentence)
-            for outcome in outcomes
-            if outcome.ending is Ending.REFUSED and isinstance(outcome.what, Step)
-        )
+        self._retries.learn(outcomes, time.monotonic())
         for outcome in self.failed:
             await self.hands.events.record(self._raw, outcome.ending, outcome.sentence, kind="Warning")
 

@@ -156,6 +156,8 @@ class Controller:
         done = await loop.run_once()
         await cache.take_plan(done, _currency(manifest))
         self._metrics.take(cache.key, done, time.time())
+        for reason, sentence in done.faults:
+            await turns.went_on_without(reason, sentence)
 
 
 def _currency(manifest: Any) -> str:

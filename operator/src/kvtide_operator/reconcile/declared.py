@@ -1,5 +1,7 @@
 """What is declared of a cache: its spec and its classes, as far as a cluster can have them."""
 
+import json
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +14,12 @@ from kvtide_operator.api.manifest import Manifest, ManifestError, linked
 from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.steps import Target
-from kvtide_operator.world.kinds import CacheKey, Raw
+from kvtide_operator.world.kinds import CLASSES, CacheKey, Raw
 
 PROFILES: Final = Path("/etc/kvtide/profiles")
 """Where the operator's pod has the step times that caches may name."""
+_KEY: Final = re.compile("[-_a-zA-Z0-9][-._a-zA-Z0-9]{0,252}")
+"""What a key of a ConfigMap looks like; those that begin with a dot are Kubernetes' own."""
 
 
 def manifest_of(
@@ -26,7 +30,7 @@ def manifest_of(
     ``known`` are the classes of the pass before; it is brought up to date.
 
     Raises:
-        ManifestError: a class is not there or cannot be used, or the cache names a file that it may not.
+        ManifestError: a class is not there or cannot be used.
     """
     by_name = {raw["metadata"]["name"]: raw for raw in classes}
     named = {name for tier in cache.spec.tiers for name in tier.classes}
@@ -36,11 +40,22 @@ def manifest_of(
         known.update((name, TierClass.model_validate(by_name[name])) for name in named & by_name.keys())
     except ValidationError as error:
         raise ManifestError(f"a TierClass cannot be used: {sentence_of(error)}") from None
-    _check_file(cache)
     manifest = _tellable(linked(Path(str(key)), cache, dict(known), by_name))
     gone = ", ".join(sorted(known.keys() - by_name.keys()))
     missing = f"TierClass {gone} is gone: sizes are kept, and nothing is planned until it is back"
     return replace(manifest, path=PROFILES / key.name, in_containers=True), missing if gone else None
+
+
+def remembered_classes(stateful_set: Raw | None) -> dict[str, TierClass]:
+    """The classes that the StatefulSet was last made for: what is known of those that are gone at a start."""
+    said = (stateful_set or {}).get("metadata", {}).get("annotations", {}).get(CLASSES, "{}")
+    try:
+        return {
+            name: TierClass.model_validate({"metadata": {"name": name}, "spec": spec})
+            for name, spec in json.loads(said).items()
+        }
+    except (ValueError, AttributeError):
+        return {}  # by another operator: then a class that is gone is not known
 
 
 def first_class(cache: TieredCache) -> str | None:
@@ -68,19 +83,16 @@ def sentence_of(error: ValidationError) -> str:
     return f"{place}: {first['msg'].removeprefix('Value error, ')}"
 
 
-def _check_file(cache: TieredCache) -> None:
-    """A cache names no file of the operator's but those that are there to be named.
-
-    Raises:
-        ManifestError: another one.
-    """
+def forbidden_file(cache: TieredCache) -> str | None:
+    """Why a cache may not name the file that it names: only those that are there to be named."""
     profile = cache.spec.engine.profile
     base = profile.base if isinstance(profile, MeasuredProfile) else profile
-    if isinstance(base, TableProfile) and (base.file != Path(base.file).name or base.file.startswith(".")):
-        raise ManifestError(
-            f"engine profile {base.file!r}: on a cluster give the name of a file in the ConfigMap that "
-            "engineProfiles.configMap of the chart names"
-        )
+    if not isinstance(base, TableProfile) or _KEY.fullmatch(base.file):
+        return None
+    return (
+        f"engine profile {base.file[:80]!r}: on a cluster give the name of a file in the ConfigMap that "
+        "engineProfiles.configMap of the chart names"
+    )
 
 
 def _tellable(manifest: Manifest) -> Manifest:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from kvtide_operator.act.kubernetes.errors import ApiError, NotLeaderError
 from kvtide_operator.loop import Loop
 from kvtide_operator.reconcile.cache import LiveCache
-from kvtide_operator.reconcile.failures import failure_of
+from kvtide_operator.reconcile.failures import Failure, failure_of
 from kvtide_operator.reconcile.metrics import ReconcileMetrics
 
 SPACING_S: Final = 0.2
@@ -62,6 +62,12 @@ class Turns:
             return min(2.0 ** (self.failures - 1), LONGEST_BACKOFF_S)
         finally:
             self.metrics.passes.labels(ending).observe(time.monotonic() - began_s)
+
+    async def went_on_without(self, reason: str, sentence: str) -> None:
+        """Say what a round could not have, which came to its end all the same."""
+        self.metrics.failures.labels(*self.cache.key, "round", reason).inc()
+        log.warning("A round went on without", extra={"cache": str(self.cache.key), "reason": sentence})
+        await self.cache.warn(Failure(reason, sentence))
 
     async def failed(self, of: Literal["pass", "round"], error: Exception) -> None:
         """Say what has failed."""

@@ -1,13 +1,15 @@
 """What the node says of itself: INFO, COMMAND, CONFIG."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from itertools import islice
 
 from kvtide_cachenode.node import VERSION
 from kvtide_cachenode.process.heap import resident_bytes
 from kvtide_cachenode.serve.commands.table import TABLE, Command, command, fail_unknown
 from kvtide_cachenode.serve.request import Request
 from kvtide_cachenode.serve.session import Session
+from kvtide_cachenode.wire import replies
 from kvtide_cachenode.wire.replies import Reply
 
 # The redis whose commands and replies these are; clients compare it with what they need.
@@ -78,27 +80,34 @@ def command_(session: Session, request: Request) -> None:
         case b"LIST":
             session.reply_with(list(known))
         case b"INFO":
-            session.answer_later(_reply_described(session, [known.get(name) for name in names]))
+            rows = (_row(known.get(name), session.resp3) for name in names)
+            session.answer_later(_reply_rows(session, b"*%d\r\n" % len(names), rows))
         case b"DOCS":
-            session.reply_with({name: _documented(known[name]) for name in names if name in known})
+            found = [known[name] for name in dict.fromkeys(names) if name in known]
+            head = b"%%%d\r\n" % len(found) if session.resp3 else b"*%d\r\n" % (2 * len(found))
+            session.answer_later(_reply_rows(session, head, (_docs(one, session.resp3) for one in found)))
         case b"GETKEYS" if len(words) > 2:
             _reply_keys(session, known.get(names[0]), words[2:])
         case _:
             fail_unknown(session, words[1], "COUNT, LIST, INFO, DOCS, GETKEYS command")
 
 
-async def _reply_described(session: Session, described: Sequence[Command | None]) -> None:
-    """An array of as many rows as the client asked for, some in each turn."""
-    session.reply(b"*%d\r\n" % len(described))
-    for first in range(0, len(described), DESCRIBED_PER_TURN):
-        for one in described[first : first + DESCRIBED_PER_TURN]:
-            session.reply_with(None if one is None else _described(one))
+async def _reply_rows(session: Session, head: bytes, rows: Iterator[bytes]) -> None:
+    """As many rows as the client asked for, some in each turn."""
+    session.reply(head)
+    while part := b"".join(islice(rows, DESCRIBED_PER_TURN)):
+        session.reply(part)
         await session.room(UNSENT_BYTES)
         await session.node.turns.share()
 
 
-def _documented(described: Command) -> Reply:
-    return {"summary": (described.handler.__doc__ or "").strip(), "group": "generic"}
+def _row(described: Command | None, resp3: bool) -> bytes:
+    return replies.encode(None if described is None else _described(described), resp3)
+
+
+def _docs(described: Command, resp3: bool) -> bytes:
+    docs: Reply = {"summary": (described.handler.__doc__ or "").strip(), "group": "generic"}
+    return replies.bulk(described.name.encode()) + replies.encode(docs, resp3)
 
 
 def _reply_keys(session: Session, described: Command | None, words: list[bytes]) -> None:

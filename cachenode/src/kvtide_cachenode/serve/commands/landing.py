@@ -13,9 +13,9 @@ from kvtide_cachenode.access.users import KNOWN
 from kvtide_cachenode.serve.commands.table import TABLE, Command
 from kvtide_cachenode.serve.request import Request
 from kvtide_cachenode.serve.session import Session
-from kvtide_cachenode.store import CapacityError, Reservation, Store
+from kvtide_cachenode.store import EVICTED_AT_ONCE, CapacityError, Reservation, Store
 from kvtide_cachenode.wire import replies
-from kvtide_cachenode.wire.events import Announced, Landed, Place
+from kvtide_cachenode.wire.events import Announced, Landed, Place, Room
 from kvtide_cachenode.wire.resp import LANDED_BYTES
 
 _NOBODYS: Final = KNOWN  # of an unknown command: whoever has said who they are may be told so
@@ -36,16 +36,16 @@ class Value:
         """Where it arrives."""
         return None if self.reservation is None else self.reservation.memory
 
-    def grow(self, to_bytes: int) -> bool:
-        """Make room for its first bytes; False: it is refused."""
+    def grow(self, to_bytes: int) -> Room:
+        """Make room for its first bytes."""
         assert self.reservation is not None, "what is refused does not grow"
         try:
-            self.store.grow(self.reservation, to_bytes)
+            has_room = self.store.grow(self.reservation, to_bytes, EVICTED_AT_ONCE)
         except CapacityError as error:
             self.refusal = replies.error(str(error), "OOM")
             self.give_up()
-            return False
-        return True
+            return Room.NEVER
+        return Room.HERE if has_room else Room.LATER
 
     def give_up(self) -> None:
         """Let go of what has arrived."""
@@ -66,9 +66,9 @@ class Text:
         """All of it."""
         return len(self.memory)
 
-    def grow(self, to_bytes: int) -> bool:  # noqa: ARG002 - the protocol's signature
+    def grow(self, to_bytes: int) -> Room:  # noqa: ARG002 - the protocol's signature
         """All the room is there."""
-        return True
+        return Room.HERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,9 @@ class Refused:
     memory: None = None
     held_bytes: int = 0
 
-    def grow(self, to_bytes: int) -> bool:  # noqa: ARG002 - the protocol's signature
+    def grow(self, to_bytes: int) -> Room:  # noqa: ARG002 - the protocol's signature
         """There is none."""
-        return False
+        return Room.NEVER
 
 
 Landing = Value | Text | Refused

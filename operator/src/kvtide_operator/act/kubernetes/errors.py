@@ -79,6 +79,8 @@ def error_of(call: str, status: int, body: Mapping[str, Any], retry_after: str |
     message = str(body.get("message") or f"HTTP status {status}")[:_MAX_MESSAGE_CHARS]
     if status == 429:
         return ThrottledError(call, message, _seconds(retry_after))
+    if status == 500 and message.startswith("failed to create typed patch object"):
+        return InvalidError(call, message, status)  # how the server says that an apply has an unknown field
     if status >= 500:
         # 504 is the server's own time-out: what it was doing may yet happen.
         return (TimedOutError if status == 504 else UnavailableError)(call, message, status)

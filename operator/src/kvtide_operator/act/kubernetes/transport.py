@@ -1,7 +1,9 @@
 """Blocking HTTP calls to the API server, in a bounded pool of threads; one answer or one error each."""
 
 import asyncio
+import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -96,7 +98,7 @@ class Transport:
             headers["Content-Type"] = call.content_type
         request = self._client.param_serialize(
             call.verb, call.path, query_params=list(call.query.items()), header_params=headers,
-            body=call.body, auth_settings=["BearerToken"],
+            body=_encoded(call), auth_settings=["BearerToken"],
         )  # fmt: skip
         before()
         try:
@@ -109,6 +111,15 @@ class Transport:
         if reply.status >= 400:
             raise error_of(str(call), reply.status, _refusal(said), reply.headers.get("Retry-After"))
         return _decoded(call, said)
+
+
+def _encoded(call: Call) -> Any:
+    """The body; for an apply, which is read as YAML, without the pairs of escapes that only JSON knows."""
+    if call.content_type is None or not call.content_type.endswith("yaml"):
+        return call.body
+    text = json.dumps(call.body, ensure_ascii=False)
+    # Of what lies below the pairs YAML does not take all as it is.
+    return re.sub("[\x7f-\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 def _decoded(call: Call, said: bytes) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from kvtide_operator.api.moment import format_time
 from kvtide_operator.api.quantity import format_duration, format_quantity
 from kvtide_operator.decide.converge.view import Deadlines, Seat, Volumes, is_lost
-from kvtide_operator.decide.steps import ExpandClaim, Held, NodeSizes, Refused, ResizePod
+from kvtide_operator.decide.steps import REFUSED_SAID, ExpandClaim, Held, NodeSizes, Refused, ResizePod
 from kvtide_operator.world.cluster import ClaimState, PodState
 from kvtide_operator.world.nodes import NodeState
 
@@ -45,12 +45,19 @@ def still_held(
             or now_s - old.since_s >= deadlines.held_s
             or old.memory_bytes == 0
             or (old.memory_bytes == sizes.memory_bytes and old.cpu is None)
+            or (old.refused and _was_taken(old, seat.running[0]))
         )
         given_up = (None if over else old) or _memory_trouble(*seat.running, refused, now_s, deadlines)
         given_up = given_up or _claim_trouble(seat, sizes, old, refused, now_s, volumes)
         if given_up is not None:
             now[seat.name] = given_up
     return now
+
+
+def _was_taken(held: Held, pod: PodState) -> bool:
+    """Whether what had been refused was taken at another try: the pod is not to be what it was held at."""
+    cpu = pod.wanted_cpu if held.cpu is None else held.cpu
+    return (pod.wanted_memory_bytes, pod.wanted_cpu) != (held.memory_bytes, cpu)
 
 
 def lost_or_held(
@@ -74,7 +81,7 @@ def _memory_trouble(
     for one in refused:
         if isinstance(one.step, ResizePod) and one.step.pod == pod.name:
             asked = format_quantity(one.step.memory_bytes)
-            reason = f"{asked} of memory were refused: {one.sentence}"
+            reason = f"{asked}{REFUSED_SAID}{one.sentence}"
             return Held(
                 pod.name, pod.memory_bytes, reason, now_s, pod.cpu if one.step.cpu != pod.cpu else None
             )

@@ -11,7 +11,7 @@ from kvtide_operator.decide.converge.documents import deposed_by, document_for, 
 from kvtide_operator.decide.converge.held import NOT_RUNNING, lost_or_held, still_held
 from kvtide_operator.decide.converge.replicas import next_set, recreation
 from kvtide_operator.decide.converge.roll import restarts, with_roll
-from kvtide_operator.decide.converge.sizes import next_size
+from kvtide_operator.decide.converge.sizes import another_try, next_size
 from kvtide_operator.decide.converge.topology import Slots, next_slots
 from kvtide_operator.decide.converge.view import (
     DEADLINES,
@@ -53,7 +53,7 @@ def converge(
         now_s: seconds since the epoch.
         term: of this leader; nodes that follow a later one are left alone.
         template_hash: that pods shall have.
-        refused: steps of the pass before that were refused for good.
+        refused: steps that were refused, and are not to be tried again yet.
         volume: in which sizes the SSD's class is sold, and how often one grows.
         storage_class: of its volumes; None for the cluster's own choice, which is never changed.
         target_since_s: when the target was decided; what was given up before that is tried again.
@@ -112,7 +112,11 @@ def _pass(view: View, target: Target, refused: Sequence[Refused]) -> Pass:
     waiting = [sentence for sentence in waiting if sentence]
     concerned = {seat.name for seat in view.seats if seat.ordinal < view.wanted or seat.claim is not None}
     held = tuple(one for pod, one in sorted(view.held.items()) if pod in concerned)
-    return Pass(now, tuple(steps), tuple(waiting), held, settled=not steps and not waiting)
+    settled = not steps and not waiting
+    resting = {one.step.pod for one in refused if isinstance(one.step, ResizePod)}
+    asked = {step.pod for step in steps if isinstance(step, ResizePod)}
+    tries = [another_try(view, seat) for seat in view.seats if seat.name not in resting | asked]
+    return Pass(now, (*steps, *filter(None, tries)), tuple(waiting), held, settled=settled)
 
 
 def _node_steps(view: View, slots: Slots, target: Target) -> tuple[list[Step], list[str]]:

@@ -9,7 +9,7 @@ confirmed that may the node use it, since until then the kubelet goes on trying 
 
 from dataclasses import dataclass
 
-from kvtide_operator.api.quantity import format_cpu, format_quantity
+from kvtide_operator.api.quantity import format_cpu, format_quantity, parse_cpu
 from kvtide_operator.decide.converge.view import Seat, View
 from kvtide_operator.decide.steps import ResizePod
 from kvtide_operator.world.nodes import NodeState
@@ -53,6 +53,22 @@ def next_size(view: View, seat: Seat, *, may_shrink: bool) -> SizeStep:
             return SizeStep(has, waiting=f"the node in {seat.name} does not see its new limit yet")
         return SizeStep(dram, waiting=f"{seat.name} grows to {format_quantity(dram)}")
     return SizeStep(has)
+
+
+def another_try(view: View, seat: Seat) -> ResizePod | None:
+    """Ask once more for a share that the API refused; the node goes on as it is while that is refused.
+
+    Only to grow: a node whose share is smaller would have to give memory back first.
+    """
+    held = view.held.get(seat.name)
+    if seat.running is None or held is None or not held.refused or seat.ordinal >= view.wanted:
+        return None
+    pod, share = seat.running[0], view.share_memory_bytes
+    cpu = None if pod.wanted_cpu is None else parse_cpu(view.spec.nodes.template.cpu)
+    is_more = share > held.memory_bytes or (share == held.memory_bytes and held.cpu not in (None, cpu))
+    if pod.resize is not None or not is_more:
+        return None
+    return ResizePod(pod.name, pod.resource_version, share, cpu)
 
 
 def _given_back(node: NodeState) -> bool:

@@ -21,7 +21,7 @@ from kvtide_operator.workload.trace import Trace, TraceError
 
 USUAL_BLOCK_TOKENS = 512
 NOT_SAID = -1
-_LINE_BYTES = 8 + 8 + 1 + 8 + 4 + 4 + 8 + 1
+_LINE_BYTES = 8 + 8 + 1 + 8 + 4 + 4 + 8 + 1 + 8 + 16 + 1
 _SURE: Final = 0
 _FIELDS: Final = (
     "boot",
@@ -32,6 +32,9 @@ _FIELDS: Final = (
     "local_hit_blocks",
     "stored_at_ms",
     "doubt",
+    "client",
+    "asked_us",
+    "missed",
 )
 
 
@@ -49,6 +52,9 @@ class NodeLines:
         local_hit_blocks: int32[lines], likewise.
         stored_at_ms: int64[lines], likewise.
         doubt: int8[lines], the number of why the line is unreliable in `DOUBTS`, from 1; 0 where it is not.
+        client: int64[lines], `NOT_SAID` where the line does not say.
+        asked_us: int64[lines, 2], likewise.
+        missed: bool[lines], also where the line does not say.
     """
 
     columns: Columns
@@ -60,6 +66,9 @@ class NodeLines:
     local_hit_blocks: NDArray[np.int32]
     stored_at_ms: NDArray[np.int64]
     doubt: NDArray[np.int8]
+    client: NDArray[np.int64]
+    asked_us: NDArray[np.int64]
+    missed: NDArray[np.bool_]
 
     @classmethod
     def decode(cls, text: TraceText) -> "NodeLines":
@@ -92,6 +101,9 @@ class NodeLines:
             doubt=np.array(
                 [DOUBTS.index(row.unreliable) + 1 if row.unreliable else _SURE for row in rows], dtype=np.int8
             ),
+            client=np.array([NOT_SAID if row.client is None else row.client for row in rows], dtype=np.int64),
+            asked_us=np.array([row.asked_us or (NOT_SAID, NOT_SAID) for row in rows], dtype=np.int64),
+            missed=np.array([row.missed is not False for row in rows], dtype=np.bool_),
         )
 
     @classmethod
@@ -178,6 +190,9 @@ class NodeLines:
                 local_hit_blocks=_said(self.local_hit_blocks[line]),
                 stored_at=_said(self.stored_at_ms[line]),
                 unreliable=DOUBTS[self.doubt[line] - 1] if self.doubt[line] else None,
+                client=_said(self.client[line]),
+                asked_us=_pair(self.asked_us[line]),
+                missed=bool(self.missed[line]),
             )
             for at, line in enumerate(kept)
         ]
@@ -239,6 +254,10 @@ def _number(boot_id: str) -> int:
 
 def _said(number: np.integer[Any]) -> int | None:
     return None if number == NOT_SAID else int(number)
+
+
+def _pair(numbers: NDArray[np.int64]) -> tuple[int, int] | None:
+    return None if numbers[0] == NOT_SAID else (int(numbers[0]), int(numbers[1]))
 
 
 def _if_all_say(counts: NDArray[np.int32]) -> NDArray[np.int32] | None:

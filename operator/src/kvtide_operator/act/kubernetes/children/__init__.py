@@ -4,6 +4,8 @@ What they return is applied by server-side apply and compared with what is there
 only what matters, and say it as the API server stores it.
 """
 
+from collections.abc import Mapping
+
 from kvtide_operator.act.kubernetes.children.connection import connection
 from kvtide_operator.act.kubernetes.children.disruption import disruption_budget
 from kvtide_operator.act.kubernetes.children.names import (
@@ -21,7 +23,7 @@ from kvtide_operator.act.kubernetes.children.secret import admin_secret
 from kvtide_operator.act.kubernetes.children.service_monitor import service_monitor
 from kvtide_operator.act.kubernetes.children.services import client_service, peers_service
 from kvtide_operator.act.kubernetes.children.stateful_set import stateful_set
-from kvtide_operator.api.tierclass import TierClassSpec
+from kvtide_operator.api.tierclass import TierClass, TierClassSpec
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.steps import SetSpec
 
@@ -47,6 +49,7 @@ def children(
     ssd_class: TierClassSpec | None,
     operator_namespace: str,
     has_service_monitors: bool,
+    classes: Mapping[str, TierClass] = {},
 ) -> list[Manifest]:
     """All of a cache's objects in the order of their application, but the Secret of the admin token.
 
@@ -57,6 +60,7 @@ def children(
         ssd_class: the class of the SSD tier's volumes, None without such a tier.
         operator_namespace: where the operator's pods are.
         has_service_monitors: whether the cluster has that kind.
+        classes: of the cache's tiers, by name.
     """
     objects = [
         network_policy(cache, owner_uid, operator_namespace),
@@ -69,5 +73,5 @@ def children(
         objects.append(service_monitor(cache, owner_uid))
     if wanted is not None:
         # Last: its pods find everything else in place.
-        objects.append(stateful_set(cache, owner_uid, wanted, ssd_class))
+        objects.append(stateful_set(cache, owner_uid, wanted, ssd_class, classes))
     return objects

@@ -1,5 +1,8 @@
 """The StatefulSet of a cache: it makes pods and claims, and never restarts one by itself."""
 
+import json
+from collections.abc import Mapping
+
 from kvtide_operator.act.kubernetes.children.names import (
     Manifest,
     labels,
@@ -9,20 +12,27 @@ from kvtide_operator.act.kubernetes.children.names import (
 )
 from kvtide_operator.act.kubernetes.children.pod import pod_template
 from kvtide_operator.api.quantity import format_quantity
-from kvtide_operator.api.tierclass import TierClassSpec
+from kvtide_operator.api.tierclass import TierClass, TierClassSpec
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.steps import SetSpec
-from kvtide_operator.world.kinds import SSD_CLAIM, TEMPLATE_HASH
+from kvtide_operator.world.kinds import CLASSES, SSD_CLAIM, TEMPLATE_HASH
 
 
 def stateful_set(
-    cache: TieredCache, owner_uid: str, wanted: SetSpec, ssd_class: TierClassSpec | None
+    cache: TieredCache,
+    owner_uid: str,
+    wanted: SetSpec,
+    ssd_class: TierClassSpec | None,
+    classes: Mapping[str, TierClass],
 ) -> Manifest:
     """A set of ``wanted.replicas`` nodes; with claims where ``wanted.claim_bytes`` says so."""
     has_ssd = wanted.claim_bytes is not None
     template = pod_template(cache, wanted.memory_bytes, has_ssd=has_ssd, ssd_class=ssd_class)
     head = metadata(cache, owner_uid, cache.metadata.name)
-    head["annotations"] = {TEMPLATE_HASH: template["metadata"]["annotations"][TEMPLATE_HASH]}
+    head["annotations"] = {
+        TEMPLATE_HASH: template["metadata"]["annotations"][TEMPLATE_HASH],
+        CLASSES: _noted(classes),
+    }
     spec: Manifest = {
         "serviceName": peers_name(cache),
         "replicas": wanted.replicas,
@@ -39,6 +49,14 @@ def stateful_set(
     if wanted.claim_bytes is not None:
         spec["volumeClaimTemplates"] = [_claim_template(cache, wanted.claim_bytes, wanted.claim_class)]
     return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": head, "spec": spec}
+
+
+def _noted(classes: Mapping[str, TierClass]) -> str:
+    specs = {
+        name: one.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for name, one in classes.items()
+    }
+    return json.dumps(specs, sort_keys=True)
 
 
 def _claim_template(cache: TieredCache, size_bytes: int, storage_class: str | None) -> Manifest:
