@@ -22,8 +22,9 @@ from kvtide_cachenode.cluster.topology import Node as Member
 from kvtide_cachenode.contract.messages import ErrorReply
 from kvtide_cachenode.control import http_port
 from kvtide_cachenode.control.admin import AdminServer
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.peers.drain import CannotDrainError
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.store import Store
 
 MI = 1024 * 1024
@@ -127,6 +128,22 @@ async def test_a_drain_that_fails_leaves_the_node_ready(monkeypatch: pytest.Monk
         status, _ = await admin.say(b"POST /v1/drain HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
         assert (status, admin.node.failures.total) == (500, {"admin": 1})
         assert (await admin.say(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"))[0] == 200
+
+
+async def test_a_drain_that_ends_when_the_node_is_stopping_makes_it_ready_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving() as admin:
+        admin.node.ready = True
+
+        async def stopped_meanwhile(*_: object) -> bool:
+            admin.node.ready, admin.node.stopping = False, True
+            raise CannotDrainError("nobody is there")
+
+        monkeypatch.setattr("kvtide_cachenode.control.admin.drain", stopped_meanwhile)
+        status, _ = await admin.say(b"POST /v1/drain HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        assert status == 409
+        assert (await admin.say(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"))[0] == 503
 
 
 def test_an_epoch_is_reached_in_steps_that_others_can_follow() -> None:

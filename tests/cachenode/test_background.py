@@ -19,11 +19,11 @@ from kvtide_cachenode.control.desired import DesiredState
 from kvtide_cachenode.control.opening import keep_up
 from kvtide_cachenode.control.resize import Resizer
 from kvtide_cachenode.control.state import StateFile
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.peers import membership
 from kvtide_cachenode.peers.membership import Membership
 from kvtide_cachenode.peers.slot_mover import SlotMover
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.process import background
 from kvtide_cachenode.process.failures import Failures
 from kvtide_cachenode.serve import server

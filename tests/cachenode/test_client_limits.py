@@ -22,8 +22,8 @@ from tests.cachenode.raw_client import encoded, until
 from kvtide_cachenode import client_memory
 from kvtide_cachenode.access.users import Secret, Users
 from kvtide_cachenode.client_memory import EACH_BYTES, LEAST_BYTES, UNCHARGED_BYTES, ClientMemory
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.serve import connection, server
 from kvtide_cachenode.serve.commands.table import TABLE
 from kvtide_cachenode.serve.connection import Connection

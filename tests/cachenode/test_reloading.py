@@ -21,8 +21,8 @@ from kvtide_cachenode.access.reloading import Watched, keep_fresh
 from kvtide_cachenode.access.tls import Certificates
 from kvtide_cachenode.access.users import Secret, Users, UsersError
 from kvtide_cachenode.control.admin import AdminServer
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.process.failures import Failures
 from kvtide_cachenode.serve.server import DataServer
 from kvtide_cachenode.store import Store

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from kvtide_cachenode.contract.sizing import PROCESS_BYTES
-from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.process.heap import Heap
 from kvtide_cachenode.store import Store
 
@@ -58,7 +58,7 @@ def test_small_values_make_way_for_large_ones_and_back(
 
 CHURN = """
 import sys
-from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.process.heap import process_heap
 from kvtide_cachenode.store import Store
 heap, capacity = process_heap(), int(sys.argv[1])

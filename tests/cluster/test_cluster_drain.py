@@ -7,10 +7,10 @@ from dataclasses import replace
 from kvtide_cachenode.cluster.shares import first_topology
 from kvtide_cachenode.cluster.topology import Node as Member
 from kvtide_cachenode.cluster.topology import SlotRange
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.peers import drain, slot_mover
 from kvtide_cachenode.peers.link import PeerLostError
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.store import Store
 
 MI = 1 << 20

@@ -10,8 +10,8 @@ import pytest
 import redis.asyncio as aioredis
 from redis import ResponseError
 
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.serve.server import DataServer
 from kvtide_cachenode.store import SsdLog, TieredStore
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tests.cachenode.raw_client import encoded, talk, until
 
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.serve.connection import READ_AHEAD
 from kvtide_cachenode.serve.server import DataServer
 from kvtide_cachenode.store import SsdLog, TieredStore

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tests.cachenode.raw_client import encoded, talk
 
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.serve import connection, lm_connection
 from kvtide_cachenode.serve.commands import landing
 from kvtide_cachenode.serve.server import DataServer
