@@ -67,7 +67,7 @@ def node_process(*options: str) -> Iterator[Process]:
             yield Process(int(said["listen"].rpartition(":")[2]), f"http://{said['admin']}", process)
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(120)
 
 
 @pytest.fixture

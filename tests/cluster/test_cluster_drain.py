@@ -81,7 +81,7 @@ async def test_what_is_left_of_a_slot_move_is_dropped_in_pages(monkeypatch):
     node.store.forget = counted
     try:
         member.adopt(replace(before, epoch=before.epoch + 1, moves=mine, deadline_s=0.0))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not member.emptied:
                 await asyncio.sleep(0)
                 most, seen = max(most, dropped - seen), dropped

@@ -51,7 +51,7 @@ def node_process(*options: str) -> Iterator[Process]:
         finally:
             if process.poll() is None:
                 process.terminate()
-            process.wait(20)
+            process.wait(120)
 
 
 @pytest.fixture

@@ -58,6 +58,6 @@ async def test_values_behind_one_that_is_waited_for_are_read_with_it(tmp_path: P
         await until(lambda: len(store._reading) >= READ_AHEAD // 2)
         assert files.waiting  # none is there yet
         files.gate.set()
-        assert await asyncio.wait_for(reader.readexactly(len(wanted)), 20) == wanted
+        assert await asyncio.wait_for(reader.readexactly(len(wanted)), 120) == wanted
     await server.stop()
     await store.close(0)
