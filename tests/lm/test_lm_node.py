@@ -208,7 +208,7 @@ async def test_a_value_on_the_ssd_is_found_where_its_owner_names_this_node(monke
             await asyncio.sleep(0.001)
     assert store.below(key)
     writer.write(header(2, b"k"))
-    assert await reader.readexactly(lm.REPLY_BYTES) != lm.NO
+    assert await reader.readexactly(len(lm.NO)) != lm.NO
     assert await reader.readexactly(len(payload)) == payload
     writer.close()
     await server.stop()
