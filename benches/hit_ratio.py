@@ -15,7 +15,7 @@ from kvtide_operator.api.quantity import parse_quantity
 from kvtide_operator.decide.steps import Target
 from kvtide_operator.replay.player import ReplayOptions, replay
 from kvtide_operator.replay.targets import parse_targets
-from kvtide_operator.simulate.curve import hit_curve
+from kvtide_operator.simulate.cache.curve import hit_curve
 from kvtide_operator.workload.readers import read_trace
 from kvtide_operator.workload.trace import Trace
 

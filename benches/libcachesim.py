@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kvtide_operator.simulate.cache_pass import cache_pass
-from kvtide_operator.simulate.pool import empty_pool
+from kvtide_operator.simulate.cache.passes import cache_pass
+from kvtide_operator.simulate.cache.pool import empty_pool
+from kvtide_operator.simulate.cache.stack_distance import stack_distances
 from kvtide_operator.simulate.requests import requests_of
-from kvtide_operator.simulate.stack_distance import stack_distances
 from kvtide_operator.workload.readers import read_trace
 from kvtide_operator.workload.trace import Trace
 

@@ -41,12 +41,12 @@ from kvtide_operator.plan.space import SearchSpace
 from kvtide_operator.plan.workers import inline
 from kvtide_operator.planner.scenario import scenario_from
 from kvtide_operator.simulate.configuration import Configuration
+from kvtide_operator.simulate.engine.model import geometry
+from kvtide_operator.simulate.engine.profiles import find_profile
+from kvtide_operator.simulate.engine.step_times import prefill_chunk_s
 from kvtide_operator.simulate.evaluator import Evaluator
-from kvtide_operator.simulate.model import geometry
-from kvtide_operator.simulate.profiles import find_profile
 from kvtide_operator.simulate.result import Result
 from kvtide_operator.simulate.scenario import Scenario
-from kvtide_operator.simulate.step_times import prefill_chunk_s
 from kvtide_operator.workload.readers import read_trace
 
 GIB = 1 << 30

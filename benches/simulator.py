@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from kvtide_operator.simulate.configuration import Configuration
+from kvtide_operator.simulate.engine.profiles import find_profile
 from kvtide_operator.simulate.evaluator import Evaluator
 from kvtide_operator.simulate.media import Bandwidth, MediumSpeed
 from kvtide_operator.simulate.prices import Ladder, Price
-from kvtide_operator.simulate.profiles import find_profile
 from kvtide_operator.simulate.scenario import Scenario, SsdClass
 from kvtide_operator.workload.generate import generate
 from kvtide_operator.workload.readers import read_trace

@@ -34,12 +34,12 @@ from kvtide_operator.replay.blocks import key_of
 from kvtide_operator.replay.player import ReplayOptions, replay
 from kvtide_operator.replay.targets import parse_targets
 from kvtide_operator.simulate.configuration import Configuration
-from kvtide_operator.simulate.engine_profile import EngineProfile
+from kvtide_operator.simulate.engine.profile import EngineProfile
+from kvtide_operator.simulate.engine.step_times import Curve, Surface, step_tables
 from kvtide_operator.simulate.evaluator import Evaluator
 from kvtide_operator.simulate.media import Bandwidth, MediumSpeed
 from kvtide_operator.simulate.prices import Ladder, Price
 from kvtide_operator.simulate.scenario import Scenario, SsdClass
-from kvtide_operator.simulate.step_times import Curve, Surface, step_tables
 from kvtide_operator.workload.readers import read_trace
 from kvtide_operator.workload.trace import Trace
 

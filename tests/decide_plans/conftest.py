@@ -10,8 +10,8 @@ from kvtide_operator.api.cacheplan import CachePlan, CachePlanSpec, CachePlanSta
 from kvtide_operator.api.point import Point
 from kvtide_operator.plan.outcome import Candidate
 from kvtide_operator.plan.proposal import Demand, Plan
+from kvtide_operator.simulate.cache.hit_curve import HitCurve
 from kvtide_operator.simulate.configuration import Configuration
-from kvtide_operator.simulate.hit_curve import HitCurve
 
 GIB = 1 << 30
 

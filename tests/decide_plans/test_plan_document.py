@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kvtide_operator.api.cacheplan import CachePlan
 from kvtide_operator.decide.plan_document import VALIDITY_S, cache_plan, point_of, target_of, thinned
 from kvtide_operator.decide.steps import Target
-from kvtide_operator.simulate.hit_curve import HitCurve
+from kvtide_operator.simulate.cache.hit_curve import HitCurve
 
 from .conftest import DEMAND, GIB, candidate, plan_from
 

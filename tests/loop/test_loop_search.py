@@ -15,7 +15,7 @@ from kvtide_operator.loop import SEARCH_EVERY_S, Loop, Place
 from kvtide_operator.observe.nodes import NodeObserver
 from kvtide_operator.plan.proposal import Demand, Heard
 from kvtide_operator.planner.process import Planner
-from kvtide_operator.simulate.hit_curve import HitCurve
+from kvtide_operator.simulate.cache.hit_curve import HitCurve
 from kvtide_operator.world.nodes import NodeState, World
 
 DEMO = Path(__file__).parents[2] / "operator/src/kvtide_operator/cli/demo.yaml"

@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from kvtide_operator.cli.plan import command
-from kvtide_operator.observe.recorded import RecordedHistory
+from kvtide_operator.history.recorded import RecordedHistory
 from kvtide_operator.workload.readers.mooncake import parse
 from kvtide_operator.workload.readers.text import TraceText
 

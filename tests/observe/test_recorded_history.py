@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtide_operator.observe import recorded
-from kvtide_operator.observe.recorded import HistoryError, RecordedHistory, Span
+from kvtide_operator.history import recorded
+from kvtide_operator.history.recorded import HistoryError, RecordedHistory, Span
 from kvtide_operator.workload.trace import Trace, renumber
 
 MONDAY_S = datetime(2026, 11, 16, tzinfo=UTC).timestamp()

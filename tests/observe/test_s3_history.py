@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from kvtide_operator.cli.past import look_back
-from kvtide_operator.observe.recorded import HistoryError, RecordedHistory, Span, utc
+from kvtide_operator.history.recorded import HistoryError, RecordedHistory, Span, utc
 from kvtide_operator.workload.trace import Trace
 
 HOUR_S = 3600.0

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvtide_operator.observe.recorded import HistoryError, RecordedHistory
-from kvtide_operator.observe.season import Season
+from kvtide_operator.history.recorded import HistoryError, RecordedHistory
+from kvtide_operator.history.season import Season
 from kvtide_operator.workload.trace import Trace
 
 T0 = 1_800_000_000  # a multiple of 100

@@ -8,10 +8,10 @@ import pytest
 from kvtide_operator.plan.bounds import LONGEST_TTFT, bounds_of
 from kvtide_operator.plan.space import SearchSpace
 from kvtide_operator.simulate.configuration import Configuration
+from kvtide_operator.simulate.engine.profiles import shipped
 from kvtide_operator.simulate.evaluator import Evaluator
 from kvtide_operator.simulate.media import Bandwidth, MediumSpeed
 from kvtide_operator.simulate.prices import Ladder, Price, Rung
-from kvtide_operator.simulate.profiles import shipped
 from kvtide_operator.simulate.scenario import Scenario, SsdClass
 
 GIB = 1 << 30

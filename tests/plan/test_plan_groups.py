@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from kvtide_operator.plan.groups import FEATURE_GROUPS, branching_depth, feature_groups, subtree_groups
 from kvtide_operator.plan.miss_stream import miss_stream
-from kvtide_operator.simulate.cache_pass import cache_pass
-from kvtide_operator.simulate.pool import empty_pool
+from kvtide_operator.simulate.cache.passes import cache_pass
+from kvtide_operator.simulate.cache.pool import empty_pool
 from kvtide_operator.simulate.requests import requests_of
 
 

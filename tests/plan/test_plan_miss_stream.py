@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from kvtide_operator.plan.group_ttl import curves_of
 from kvtide_operator.plan.miss_stream import miss_stream, prefix_hits
-from kvtide_operator.simulate.cache_pass import cache_pass
-from kvtide_operator.simulate.pool import empty_pool
+from kvtide_operator.simulate.cache.passes import cache_pass
+from kvtide_operator.simulate.cache.pool import empty_pool
 from kvtide_operator.simulate.requests import requests_of
 
 paths = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=25)

@@ -6,11 +6,11 @@ import pytest
 
 from kvtide_operator.plan.modelled_speeds import speeds_of
 from kvtide_operator.simulate.configuration import Configuration
+from kvtide_operator.simulate.engine.profiles import find_profile
+from kvtide_operator.simulate.engine.step_times import prefill_chunk_s
 from kvtide_operator.simulate.media import Bandwidth, MediumSpeed
 from kvtide_operator.simulate.prices import Ladder, Price, Rung
-from kvtide_operator.simulate.profiles import find_profile
 from kvtide_operator.simulate.scenario import Scenario, SsdClass
-from kvtide_operator.simulate.step_times import prefill_chunk_s
 
 GIB = 1 << 30
 

@@ -15,9 +15,9 @@ from kvtide_operator.plan.outcome import Candidate
 from kvtide_operator.plan.selector import Constraints
 from kvtide_operator.plan.trace_plan import MAX_COUPLED_RUNS, PlanOptions, plan_trace
 from kvtide_operator.plan.workers import inline
-from kvtide_operator.simulate.cache_pass import cache_pass
+from kvtide_operator.simulate.cache.passes import cache_pass
+from kvtide_operator.simulate.cache.pool import empty_pool
 from kvtide_operator.simulate.configuration import Configuration
-from kvtide_operator.simulate.pool import empty_pool
 from kvtide_operator.simulate.requests import requests_of
 
 GIB = 1 << 30

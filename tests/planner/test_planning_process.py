@@ -22,15 +22,15 @@ from kvtide_cachenode.contract.trace_line import TraceLine
 from kvtide_operator.api.manifest import Manifest, load_manifest
 from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import TieredCache
-from kvtide_operator.observe.history import Page
+from kvtide_operator.observe.page import Page
 from kvtide_operator.plan.proposal import Demand, Heard
 from kvtide_operator.planner import bench
 from kvtide_operator.planner.history import TraceHistory
 from kvtide_operator.planner.process import Planner, PlannerLostError
 from kvtide_operator.planner.replan import moved
+from kvtide_operator.simulate.cache.curve import hit_curve
+from kvtide_operator.simulate.cache.hit_curve import HitCurve
 from kvtide_operator.simulate.configuration import Configuration
-from kvtide_operator.simulate.curve import hit_curve
-from kvtide_operator.simulate.hit_curve import HitCurve
 from kvtide_operator.workload.generate import generate
 from kvtide_operator.workload.readers.node import NodeLines
 from kvtide_operator.workload.readers.parts import joined

@@ -5,9 +5,9 @@ import pytest
 from kvtide_operator.cli.engine.calibrate import profile_file
 from kvtide_operator.probe.calibration import calibrate
 from kvtide_operator.probe.engine import Engine, EngineError
-from kvtide_operator.simulate.engine_profile import parse_profile
-from kvtide_operator.simulate.step_fit import fit_steps
-from kvtide_operator.simulate.tabulate import to_json
+from kvtide_operator.simulate.engine.fit import fit_steps
+from kvtide_operator.simulate.engine.profile import parse_profile
+from kvtide_operator.simulate.engine.tabulate import to_json
 
 from .conftest import BLOCK_TOKENS, CHUNK_TOKENS, step_s
 

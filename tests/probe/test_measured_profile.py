@@ -12,9 +12,9 @@ from kvtide_operator.decide.steps import Target
 from kvtide_operator.loop import Loop
 from kvtide_operator.plan.proposal import Demand, Heard
 from kvtide_operator.planner.scenario import declared, engine_profile
-from kvtide_operator.simulate.hit_curve import HitCurve
-from kvtide_operator.simulate.pace import Pace
-from kvtide_operator.simulate.step_times import decode_step_s, prefill_chunk_s
+from kvtide_operator.simulate.cache.hit_curve import HitCurve
+from kvtide_operator.simulate.engine.pace import Pace
+from kvtide_operator.simulate.engine.step_times import decode_step_s, prefill_chunk_s
 from kvtide_operator.world.metrics import Missing, Value
 from kvtide_operator.world.nodes import NodeState, World
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvtide_operator.simulate.engine.pace import LEAST_REQUESTS, Pace, pace_of
+from kvtide_operator.simulate.engine.profiles import shipped
+from kvtide_operator.simulate.engine.scaled_profile import scaled
+from kvtide_operator.simulate.engine.step_times import decode_step_s, step_s
 from kvtide_operator.simulate.errors import SimulationError
-from kvtide_operator.simulate.pace import LEAST_REQUESTS, Pace, pace_of
-from kvtide_operator.simulate.profiles import shipped
-from kvtide_operator.simulate.scaled_profile import scaled
-from kvtide_operator.simulate.step_times import decode_step_s, mixed_step_s
 from kvtide_operator.world.metrics import EngineMetrics, Missing, Stale, Value
 
 NOW_S, WINDOW_S = 1_800_000_000.0, 600.0
@@ -56,13 +56,13 @@ def test_a_profile_is_brought_to_the_pace_and_keeps_rising(prefill_factor, ratio
     context = pace.context_tokens
     pace = replace(
         pace,
-        prefill_s=prefill_factor * mixed_step_s(BASE.tables, NEW, CACHED, batch, context),
+        prefill_s=prefill_factor * step_s(BASE.tables, NEW, CACHED, batch, context),
         decode_step_s=decode_factor * decode_step_s(BASE.tables, batch, context),
     )
     profile = scaled(BASE, pace)
     assert "as measured" in profile.source
-    assert mixed_step_s(profile.tables, NEW, CACHED, 0.0, 0.0) == pytest.approx(
-        prefill_factor * mixed_step_s(BASE.tables, NEW, CACHED, 0.0, 0.0), rel=0.02
+    assert step_s(profile.tables, NEW, CACHED, 0.0, 0.0) == pytest.approx(
+        prefill_factor * step_s(BASE.tables, NEW, CACHED, 0.0, 0.0), rel=0.02
     )
     steps = [decode_step_s(profile.tables, b, context) for b in (1.0, 4.0, 16.0, 64.0, 256.0)]
     assert steps == sorted(steps)
@@ -74,13 +74,13 @@ def test_a_pace_as_the_base_says_changes_nothing():
     context = pace.context_tokens
     pace = replace(
         pace,
-        prefill_s=mixed_step_s(BASE.tables, NEW, CACHED, 8.0, context),
+        prefill_s=step_s(BASE.tables, NEW, CACHED, 8.0, context),
         decode_step_s=decode_step_s(BASE.tables, 8.0, context),
     )
     profile = scaled(BASE, pace)
     for new, cached, batch in ((100, 0, 0), (2000, 3000, 0), (512, 0, 30), (0, 0, 64)):
         before, after = (
-            mixed_step_s(tables, float(new), float(cached), float(batch), 1000.0)
+            step_s(tables, float(new), float(cached), float(batch), 1000.0)
             for tables in (BASE.tables, profile.tables)
         )
         assert after == pytest.approx(before, rel=1e-6)

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtide_operator.simulate.engine_profile import FORMAT, EngineProfile, ProfileFile, parse_profile
-from kvtide_operator.simulate.step_fit import (
+from kvtide_operator.simulate.engine.fit import (
     FitError,
     Sample,
     Step,
@@ -17,7 +16,8 @@ from kvtide_operator.simulate.step_fit import (
     slower,
     tables_of,
 )
-from kvtide_operator.simulate.step_times import decode_step_s, prefill_chunk_s
+from kvtide_operator.simulate.engine.profile import FORMAT, EngineProfile, ProfileFile, parse_profile
+from kvtide_operator.simulate.engine.step_times import decode_step_s, prefill_chunk_s
 
 CHUNK_TOKENS = 256
 PROMPTS = [8, 16, 32, 64, 128, 256, 512, 1024, 2048]

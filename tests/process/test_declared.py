@@ -11,8 +11,8 @@ from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.planner.scenario import engine_profile
 from kvtide_operator.reconcile import declared
 from kvtide_operator.reconcile.declared import forbidden_file, manifest_of
-from kvtide_operator.simulate import profiles
-from kvtide_operator.simulate.engine_profile import ProfileError
+from kvtide_operator.simulate.engine import profiles
+from kvtide_operator.simulate.engine.profile import ProfileError
 from kvtide_operator.world.kinds import CacheKey
 
 if TYPE_CHECKING:

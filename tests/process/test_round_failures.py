@@ -23,9 +23,9 @@ from kvtide_operator.planner.process import PlannerLostError
 from kvtide_operator.process import Surroundings
 from kvtide_operator.reconcile.controller import Controller
 from kvtide_operator.reconcile.turns import Turns
+from kvtide_operator.simulate.cache.hit_curve import HitCurve
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.errors import SimulationError
-from kvtide_operator.simulate.hit_curve import HitCurve
 from kvtide_operator.world.nodes import World
 
 MIB = 1 << 20

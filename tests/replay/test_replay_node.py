@@ -14,7 +14,7 @@ import uvloop
 
 from kvtide_operator.replay.player import ReplayOptions, replay
 from kvtide_operator.replay.targets import Target, parse_targets
-from kvtide_operator.simulate.curve import hit_curve
+from kvtide_operator.simulate.cache.curve import hit_curve
 from kvtide_operator.workload.generate import generate
 
 BLOCK_BYTES = 64 * 1024

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtide_operator.cli.curve import command
-from kvtide_operator.simulate.curve import hit_curve
+from kvtide_operator.simulate.cache.curve import hit_curve
 from kvtide_operator.workload.readers import read_trace
 from kvtide_operator.workload.trace import Trace, renumber
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtide_operator.simulate.stack_distance import NEVER, stack_distances
+from kvtide_operator.simulate.cache.stack_distance import NEVER, stack_distances
 
 
 def distances_of(blocks: list[int]) -> list[int]:

@@ -10,14 +10,14 @@ import pytest
 from click.testing import CliRunner
 
 from kvtide_operator.cli.engine import command
-from kvtide_operator.simulate.engine_profile import GpuMemory, ProfileError, parse_profile
-from kvtide_operator.simulate.model import geometry
-from kvtide_operator.simulate.profiles import find_profile, shipped
-from kvtide_operator.simulate.step_times import decode_step_s, mixed_step_s, prefill_chunk_s
-from kvtide_operator.simulate.tabulate import Identity, octaves, tabulate, to_json
+from kvtide_operator.simulate.engine.model import geometry
+from kvtide_operator.simulate.engine.profile import GpuMemory, ProfileError, parse_profile
+from kvtide_operator.simulate.engine.profiles import find_profile, shipped
+from kvtide_operator.simulate.engine.step_times import decode_step_s, prefill_chunk_s, step_s
+from kvtide_operator.simulate.engine.tabulate import Identity, octaves, tabulate, to_json
 
 H100 = "llama-3.1-8b_h100_sxm_vllm"
-FOLDER = resources.files("kvtide_operator.simulate.profiles")
+FOLDER = resources.files("kvtide_operator.simulate.engine.profiles")
 
 
 def document(name: str = H100) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def test_times_seen_on_the_source_itself() -> None:
     assert prefill_chunk_s(tables, 2048.0, 6144.0) == pytest.approx(0.05343, rel=0.02)
     assert prefill_chunk_s(tables, 8192.0, 0.0) == pytest.approx(0.19972, rel=0.02)
     assert decode_step_s(tables, 32.0, 4097.0) == pytest.approx(0.01235, rel=0.02)
-    assert mixed_step_s(tables, 640.0 - 128, 0.0, 128.0, 513.0) == pytest.approx(0.018268, rel=0.02)
+    assert step_s(tables, 640.0 - 128, 0.0, 128.0, 513.0) == pytest.approx(0.018268, rel=0.02)
 
 
 def test_a_profile_is_found_by_any_name_of_its_model() -> None:
@@ -155,7 +155,7 @@ def test_tabulating_a_known_machine_gives_its_times_back() -> None:
         (9000, 40_000, 3, 99),
     ]:
         known = Machine().linear_s(new + batch) + 1e-9 * (new * (cached + new / 2) + batch * context)
-        found = mixed_step_s(profile.tables, float(new), float(cached), float(batch), float(context))
+        found = step_s(profile.tables, float(new), float(cached), float(batch), float(context))
         assert found == pytest.approx(known, rel=0.01)
 
 

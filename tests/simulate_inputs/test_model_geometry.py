@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvtide_operator.simulate.model import GeometryError, geometry
+from kvtide_operator.simulate.engine.model import GeometryError, geometry
 
 MIB = 1 << 20
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kvtide_operator.simulate.engine_profile import monotone
-from kvtide_operator.simulate.profiles import shipped
-from kvtide_operator.simulate.step_times import (
+from kvtide_operator.simulate.engine.profile import monotone
+from kvtide_operator.simulate.engine.profiles import shipped
+from kvtide_operator.simulate.engine.step_times import (
     FAR_TOKENS,
     Curve,
     StepTables,
@@ -16,9 +16,10 @@ from kvtide_operator.simulate.step_times import (
     decode_attention_s,
     decode_step_s,
     linear_s,
-    mixed_step_s,
     prefill_attention_s,
     prefill_chunk_s,
+    step_of_chunks_s,
+    step_s,
     step_tables,
 )
 
@@ -98,10 +99,17 @@ def test_below_the_table_it_is_constant_and_beyond_it_the_last_slope_goes_on() -
 def test_a_mixed_step_adds_the_tokens_before_it_looks_them_up() -> None:
     tables = small_tables()
     # linear(1 + 2) = 2, prefill attention of 1 new on 10 cached = 2, decode attention of 2 on 10 = 5
-    assert mixed_step_s(tables, 1.0, 10.0, 2.0, 10.0) == pytest.approx(9.0)
+    assert step_s(tables, 1.0, 10.0, 2.0, 10.0) == pytest.approx(9.0)
     assert prefill_chunk_s(tables, 1.0, 10.0) == pytest.approx(3.0)
     assert decode_step_s(tables, 2.0, 10.0) == pytest.approx(6.5)
-    assert mixed_step_s(tables, 0.0, 0.0, 0.0, 0.0) == 0.0
+    assert step_s(tables, 0.0, 0.0, 0.0, 0.0) == 0.0
+
+
+def test_a_step_of_several_chunks_launches_its_kernels_once() -> None:
+    tables = small_tables()
+    # linear(2 + 1 + 2) = 3, attention of chunks of 2 and 1 new = 3 + 1 less one launch = 1, decode = 5
+    assert step_of_chunks_s(tables, 3.0, 4.0, 2, 2.0, 10.0) == pytest.approx(3.0 + 4.0 - 1.0 + 5.0)
+    assert step_of_chunks_s(tables, 1.0, 2.0, 1, 2.0, 10.0) == step_s(tables, 1.0, 10.0, 2.0, 10.0)
 
 
 @settings(deadline=None)
@@ -110,9 +118,9 @@ def test_more_work_never_takes_less_time(
     name: str, new: int, cached: int, batch: int, context: int, which: int, more: int
 ) -> None:
     work = [float(new), float(cached), float(batch), float(context)]
-    before = mixed_step_s(SHIPPED[name].tables, *work)
+    before = step_s(SHIPPED[name].tables, *work)
     work[which] += more
-    assert mixed_step_s(SHIPPED[name].tables, *work) >= before * (1 - 1e-12) > 0
+    assert step_s(SHIPPED[name].tables, *work) >= before * (1 - 1e-12) > 0
 
 
 @settings(deadline=None)

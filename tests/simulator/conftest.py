@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvtide_operator.simulate.engine_profile import EngineProfile
+from kvtide_operator.simulate.engine.profile import EngineProfile
+from kvtide_operator.simulate.engine.step_times import Curve, Surface, step_tables
 from kvtide_operator.simulate.media import Bandwidth, MediumSpeed
 from kvtide_operator.simulate.prices import Ladder, Price
 from kvtide_operator.simulate.scenario import Scenario, SsdClass
-from kvtide_operator.simulate.step_times import Curve, Surface, step_tables
 from kvtide_operator.workload.trace import Trace, renumber
 
 BLOCK_TOKENS = 100

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kvtide_operator.simulate.channel import (
+from kvtide_operator.simulate.cache.channel import (
     busy_s,
     idle_channel,
     queued_writes_s,

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtide_operator.simulate.batch import idle_batch
-from kvtide_operator.simulate.channel import idle_channel
-from kvtide_operator.simulate.pool import empty_pool
+from kvtide_operator.simulate.cache.channel import idle_channel
+from kvtide_operator.simulate.cache.pool import empty_pool
+from kvtide_operator.simulate.cache.ssd import empty_ssd
+from kvtide_operator.simulate.engine.step_times import decode_attention_s, linear_s
 from kvtide_operator.simulate.requests import requests_of
 from kvtide_operator.simulate.serve import Transfers, World, serve
-from kvtide_operator.simulate.ssd import empty_ssd
-from kvtide_operator.simulate.step_times import decode_attention_s, linear_s
 
 MAX_SEQUENCES, CHUNK_TOKENS = 3, 64
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from kvtide_operator.simulate.configuration import Configuration
+from kvtide_operator.simulate.engine.profiles import find_profile
 from kvtide_operator.simulate.errors import SimulationError
 from kvtide_operator.simulate.evaluator import Evaluator
 from kvtide_operator.simulate.media import Bandwidth, MediumSpeed
 from kvtide_operator.simulate.prices import VolumeSizes
-from kvtide_operator.simulate.profiles import find_profile
 from kvtide_operator.simulate.requests import answer_of, prompt_of, requests_of
 
 

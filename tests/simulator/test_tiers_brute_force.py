@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtide_operator.simulate.cache_pass import cache_pass
+from kvtide_operator.simulate.cache.curve import hit_curve
+from kvtide_operator.simulate.cache.passes import cache_pass
+from kvtide_operator.simulate.cache.pool import empty_pool
 from kvtide_operator.simulate.configuration import Configuration
-from kvtide_operator.simulate.curve import hit_curve
 from kvtide_operator.simulate.evaluator import Evaluator
-from kvtide_operator.simulate.pool import empty_pool
 from kvtide_operator.simulate.requests import requests_of
 from kvtide_operator.simulate.sizing import retention
 

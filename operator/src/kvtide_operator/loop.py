@@ -26,8 +26,8 @@ from kvtide_operator.planner.bill import Bill
 from kvtide_operator.planner.process import Planner, PlannerLostError
 from kvtide_operator.planner.replan import declared_of, moved, pace_for, roots_of, ttl_s_of, with_instances
 from kvtide_operator.simulate.configuration import Configuration
+from kvtide_operator.simulate.engine.pace import Pace
 from kvtide_operator.simulate.errors import SimulationError
-from kvtide_operator.simulate.pace import Pace
 from kvtide_operator.workload.trace import Trace
 from kvtide_operator.world.metrics import EngineMetrics, Missing
 from kvtide_operator.world.nodes import World

@@ -11,7 +11,7 @@ from kvtide_operator.cli import options
 from kvtide_operator.cli.errors import UserError
 
 if TYPE_CHECKING:
-    from kvtide_operator.simulate.hit_curve import HitCurve
+    from kvtide_operator.simulate.cache.hit_curve import HitCurve
     from kvtide_operator.workload.trace import Trace
 
 GIB = 2**30
@@ -52,7 +52,7 @@ def command(
     began_s = time.perf_counter()
     from kvtide_operator.cli.mistakes import MISTAKES
     from kvtide_operator.cli.output import check_writable
-    from kvtide_operator.simulate.curve import hit_curve
+    from kvtide_operator.simulate.cache.curve import hit_curve
     from kvtide_operator.workload.readers import read_trace
 
     check_writable("--plot", plot)
@@ -116,7 +116,7 @@ def _size(option: str, text: str) -> int:
 
 def _timed_distances(trace: "Trace") -> "tuple[Any, float]":
     """The stack distances, and the seconds they took without loading the compiled code."""
-    from kvtide_operator.simulate.stack_distance import stack_distances
+    from kvtide_operator.simulate.cache.stack_distance import stack_distances
 
     stack_distances(trace.blocks[:0], 0)
     began_s = time.perf_counter()

@@ -98,7 +98,7 @@ def _fitted(manifest: "Manifest", trace: "Trace") -> "Manifest":
     """
     from kvtide_operator.api.tieredcache import Objective
     from kvtide_operator.planner.scenario import engine_profile
-    from kvtide_operator.simulate.step_times import prefill_chunk_s
+    from kvtide_operator.simulate.engine.step_times import prefill_chunk_s
 
     chunk_tokens = 8192.0
     engine_tokens_s = chunk_tokens / float(

@@ -61,7 +61,7 @@ def look_back(source: str, at: str | None, period: str | None, *, with_following
 
 def _from_history(source: str, at: str | None, period: str, with_following: bool) -> Past:
     # Imported here: who plans on a file need not wait for the Parquet library.
-    from kvtide_operator.observe.recorded import HistoryError, RecordedHistory, utc
+    from kvtide_operator.history.recorded import HistoryError, RecordedHistory, utc
 
     history, period_s, at_s = RecordedHistory(source), _seconds(period), None if at is None else _unix_s(at)
     covered = history.span()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from kvtide_cachenode.contract.client import NodeClient, NodeError
 from kvtide_cachenode.contract.messages import NodeStatus
-from kvtide_operator.observe.history import Page
+from kvtide_operator.observe.page import Page
 from kvtide_operator.world.nodes import NodeState, SilentNode, SsdState, World
 
 MAX_PAGES_PER_LOOK = 64

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 
 from kvtide_operator.plan.hypervolume import Bounds
 from kvtide_operator.plan.space import SearchSpace
+from kvtide_operator.simulate.engine.step_times import StepTables, prefill_s
 from kvtide_operator.simulate.scenario import Scenario, SsdClass
-from kvtide_operator.simulate.step_times import StepTables, prefill_s
 from kvtide_operator.workload.trace import Trace
 
 LONGEST_TTFT = 10

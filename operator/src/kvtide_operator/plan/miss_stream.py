@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kvtide_operator.simulate.cache_pass import CachePass, misses
+from kvtide_operator.simulate.cache.passes import CachePass, misses
 
 
 @dataclass(frozen=True, slots=True, eq=False)

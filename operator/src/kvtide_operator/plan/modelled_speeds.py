@@ -2,8 +2,8 @@
 
 from kvtide_operator.plan.speeds import Speeds
 from kvtide_operator.simulate.configuration import Configuration
+from kvtide_operator.simulate.engine.step_times import prefill_chunk_s
 from kvtide_operator.simulate.scenario import Scenario
-from kvtide_operator.simulate.step_times import prefill_chunk_s
 
 
 def speeds_of(scenario: Scenario, configuration: Configuration, ssd_bytes: int) -> Speeds:

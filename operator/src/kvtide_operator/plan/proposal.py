@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from kvtide_operator.plan.outcome import Candidate
 from kvtide_operator.plan.selector import Constraints, Prefer
 from kvtide_operator.plan.space import SearchSpace
-from kvtide_operator.simulate.hit_curve import HitCurve
+from kvtide_operator.simulate.cache.hit_curve import HitCurve
 
 
 @dataclass(frozen=True, slots=True)

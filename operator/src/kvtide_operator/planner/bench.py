@@ -7,9 +7,9 @@ lost, its successor is told everything again.
 from dataclasses import dataclass, field, replace
 
 from kvtide_operator.api.manifest import Manifest
-from kvtide_operator.observe.history import Page
-from kvtide_operator.observe.recorded import RecordedHistory
-from kvtide_operator.observe.season import Season
+from kvtide_operator.history.recorded import RecordedHistory
+from kvtide_operator.history.season import Season
+from kvtide_operator.observe.page import Page
 from kvtide_operator.plan.kareto import Kareto
 from kvtide_operator.plan.live import plan_window
 from kvtide_operator.plan.modelled_speeds import speeds_of
@@ -18,9 +18,9 @@ from kvtide_operator.plan.speeds import Speeds
 from kvtide_operator.planner.goal import options_of, space_of
 from kvtide_operator.planner.history import TraceHistory
 from kvtide_operator.planner.scenario import declared, scenario_from
+from kvtide_operator.simulate.cache.curve import hit_curve
 from kvtide_operator.simulate.configuration import Configuration
-from kvtide_operator.simulate.curve import hit_curve
-from kvtide_operator.simulate.pace import Pace
+from kvtide_operator.simulate.engine.pace import Pace
 from kvtide_operator.simulate.prices import one_currency
 from kvtide_operator.workload.generate import generate
 from kvtide_operator.workload.trace import Trace, TraceError

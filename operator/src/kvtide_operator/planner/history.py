@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass
 
-from kvtide_operator.observe.history import Page
+from kvtide_operator.observe.page import Page
 from kvtide_operator.workload.readers.node import NodeLines
 from kvtide_operator.workload.readers.text import TraceText
 from kvtide_operator.workload.trace import Trace, TraceError

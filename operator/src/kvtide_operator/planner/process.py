@@ -8,14 +8,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from kvtide_operator.act.parent import end_with_parent
-from kvtide_operator.observe.history import Page
+from kvtide_operator.observe.page import Page
 
 if TYPE_CHECKING:
     from kvtide_operator.api.manifest import Manifest
     from kvtide_operator.plan.proposal import Heard, Plan
     from kvtide_operator.plan.speeds import Speeds
     from kvtide_operator.simulate.configuration import Configuration
-    from kvtide_operator.simulate.pace import Pace
+    from kvtide_operator.simulate.engine.pace import Pace
     from kvtide_operator.workload.trace import Trace
 
 TASK_TIMEOUT_S = 300.0

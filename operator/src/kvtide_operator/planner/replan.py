@@ -8,7 +8,7 @@ from kvtide_operator.api.engine import MeasuredProfile
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.decide.steps import Target
 from kvtide_operator.plan.proposal import Demand
-from kvtide_operator.simulate.pace import Pace, pace_of
+from kvtide_operator.simulate.engine.pace import Pace, pace_of
 from kvtide_operator.world.metrics import EngineMetrics, known
 
 

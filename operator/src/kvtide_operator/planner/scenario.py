@@ -8,16 +8,16 @@ from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.planner.bill import Bill
 from kvtide_operator.planner.prices import bandwidth_of, price_of
-from kvtide_operator.simulate.engine_profile import EngineProfile, ProfileError, parse_profile
+from kvtide_operator.simulate.cache.pool import Offload, Routing
+from kvtide_operator.simulate.cache.ssd import WriteAdmission
+from kvtide_operator.simulate.engine.model import geometry
+from kvtide_operator.simulate.engine.pace import Pace
+from kvtide_operator.simulate.engine.profile import EngineProfile, ProfileError, parse_profile
+from kvtide_operator.simulate.engine.profiles import find_profile
+from kvtide_operator.simulate.engine.scaled_profile import scaled
 from kvtide_operator.simulate.media import MediumSpeed
-from kvtide_operator.simulate.model import geometry
-from kvtide_operator.simulate.pace import Pace
-from kvtide_operator.simulate.pool import Offload, Routing
 from kvtide_operator.simulate.prices import VolumeSizes
-from kvtide_operator.simulate.profiles import find_profile
-from kvtide_operator.simulate.scaled_profile import scaled
 from kvtide_operator.simulate.scenario import Scenario, SsdClass
-from kvtide_operator.simulate.ssd import WriteAdmission
 from kvtide_operator.workload.trace import Trace
 
 _OFFLOAD: dict[str, Offload] = {

@@ -13,7 +13,7 @@ from kvtide_cachenode.wire.resp_client import encode
 from kvtide_operator.probe.engine import Answer, Engine
 from kvtide_operator.replay.target_connection import TargetConnection
 from kvtide_operator.replay.targets import parse_targets
-from kvtide_operator.simulate.engine_profile import EngineProfile
+from kvtide_operator.simulate.engine.profile import EngineProfile
 from kvtide_operator.workload.readers.node import read_node_lines
 from kvtide_operator.workload.trace import Trace
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from kvtide_operator.probe.counters import Counters
 from kvtide_operator.probe.engine import Engine, EngineError
-from kvtide_operator.simulate.step_fit import Sample, Step, chunks
+from kvtide_operator.simulate.engine.fit import Sample, Step, chunks
 
 PREFILL_SHARE: Final = 0.6
 """Of the time; answers get the rest."""

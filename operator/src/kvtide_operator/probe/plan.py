@@ -24,10 +24,10 @@ from kvtide_operator.probe.validation import (
     trace_of,
 )
 from kvtide_operator.replay.target_connection import AccessError, PeerError
-from kvtide_operator.simulate.engine_profile import ProfileError, ProfileFile, parse_profile
+from kvtide_operator.simulate.engine.fit import FitError, slower
+from kvtide_operator.simulate.engine.profile import ProfileError, ProfileFile, parse_profile
+from kvtide_operator.simulate.engine.tabulate import to_json
 from kvtide_operator.simulate.errors import SimulationError
-from kvtide_operator.simulate.step_fit import FitError, slower
-from kvtide_operator.simulate.tabulate import to_json
 
 MISTAKES = (
     AccessError,

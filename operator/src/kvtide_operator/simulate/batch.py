@@ -11,9 +11,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from kvtide_operator.simulate.engine_profile import EngineProfile
+from kvtide_operator.simulate.engine.profile import EngineProfile
+from kvtide_operator.simulate.engine.step_times import StepTables, prefill_attention_s
 from kvtide_operator.simulate.requests import NOBODY, Requests, Rows
-from kvtide_operator.simulate.step_times import StepTables, prefill_attention_s
 
 WAITING, LOADING, FINISHING = range(3)
 """Queues of an engine: not admitted yet; looked up or loading; prefilled by the step that runs now."""

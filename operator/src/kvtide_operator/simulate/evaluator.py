@@ -8,17 +8,17 @@ import numpy as np
 
 from kvtide_cachenode.contract.sizing import LOG_INDEX_SHARE
 from kvtide_operator.simulate.batch import idle_batch
-from kvtide_operator.simulate.cache_pass import CachePass, cache_pass
-from kvtide_operator.simulate.channel import idle_channel
+from kvtide_operator.simulate.cache.channel import idle_channel
+from kvtide_operator.simulate.cache.passes import CachePass, cache_pass
+from kvtide_operator.simulate.cache.pool import Pool, empty_pool
+from kvtide_operator.simulate.cache.ssd import NEEDED_WORTH, empty_ssd
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.errors import SimulationError
-from kvtide_operator.simulate.pool import Pool, empty_pool
 from kvtide_operator.simulate.requests import Requests, requests_of
 from kvtide_operator.simulate.result import Result
 from kvtide_operator.simulate.scenario import Scenario
 from kvtide_operator.simulate.serve import Transfers, World, serve
 from kvtide_operator.simulate.sizing import Provision, Retention, provision, retention
-from kvtide_operator.simulate.ssd import NEEDED_WORTH, empty_ssd
 from kvtide_operator.simulate.summary import check_books, summary
 from kvtide_operator.workload.spread import spread
 

@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvtide_operator.simulate.batch import MAX_REQUESTS
-from kvtide_operator.simulate.engine_profile import EngineProfile
+from kvtide_operator.simulate.cache.pool import Offload, Routing
+from kvtide_operator.simulate.cache.ssd import WriteAdmission
+from kvtide_operator.simulate.engine.profile import EngineProfile
 from kvtide_operator.simulate.errors import SimulationError
 from kvtide_operator.simulate.media import MediumSpeed
-from kvtide_operator.simulate.pool import Offload, Routing
 from kvtide_operator.simulate.prices import Price, VolumeSizes, one_currency
 from kvtide_operator.simulate.requests import Semantics
 from kvtide_operator.simulate.serve import Loading, Reload
-from kvtide_operator.simulate.ssd import WriteAdmission
 from kvtide_operator.workload.trace import Trace
 
 LOAD_BYTES_S_PER_GPU = 50e9

@@ -18,7 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from kvtide_operator.simulate.batch import Batch, admitted, begin, finished, load, prefilled
-from kvtide_operator.simulate.channel import (
+from kvtide_operator.simulate.cache.channel import (
     Channel,
     queued_writes_s,
     read_wait_s,
@@ -26,10 +26,10 @@ from kvtide_operator.simulate.channel import (
     start_write,
     stop_read,
 )
-from kvtide_operator.simulate.pool import Pool, cache, look_up, resize_dram, store
+from kvtide_operator.simulate.cache.pool import Pool, cache, look_up, resize_dram, store
+from kvtide_operator.simulate.cache.ssd import HELD, Ssd, demote, holds
+from kvtide_operator.simulate.engine.step_times import prefill_chunk_s
 from kvtide_operator.simulate.requests import NOBODY, Requests, Rows, answer_of, prompt_of
-from kvtide_operator.simulate.ssd import HELD, Ssd, demote, holds
-from kvtide_operator.simulate.step_times import prefill_chunk_s
 from kvtide_operator.simulate.steps import arrive, elapse, launch
 
 Reload = Literal["queueing", "async"]

@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from kvtide_operator.simulate.cache_pass import CachePass
+from kvtide_operator.simulate.cache.passes import CachePass
 from kvtide_operator.simulate.errors import SimulationError
 from kvtide_operator.simulate.media import Bandwidth, MediumSpeed
 from kvtide_operator.simulate.requests import Rows

@@ -9,14 +9,8 @@ import numpy as np
 from numba import njit
 
 from kvtide_operator.simulate.batch import LOADING, REQUEST_BITS, WAITING, Batch, push
+from kvtide_operator.simulate.engine.step_times import StepTables, decode_step_s, step_of_chunks_s
 from kvtide_operator.simulate.requests import NOBODY, Rows
-from kvtide_operator.simulate.step_times import (
-    StepTables,
-    decode_attention_s,
-    decode_step_s,
-    linear_s,
-    prefill_attention_s,
-)
 
 
 @njit(cache=True, forceinline=True)
@@ -49,7 +43,7 @@ def launch(batch: Batch, k: int) -> None:
     engine.started_s = engine.clock_s
     if engine.new_tokens > 0:
         engine.planned = 1
-        engine.clock_s += _mixed_step_s(batch, k)
+        engine.clock_s += _mixed_s(batch, k)
         engine.new_tokens = engine.chunks = 0
         engine.attention_s = engine.load_s = 0.0
         return
@@ -64,14 +58,13 @@ def launch(batch: Batch, k: int) -> None:
 
 
 @njit(cache=True, forceinline=True)
-def _mixed_step_s(batch: Batch, k: int) -> float:
+def _mixed_s(batch: Batch, k: int) -> float:
     """Seconds of the next step; loads overlap with it layer by layer, but for the first layer's."""
-    engine, tables = batch.engine[k], batch.tables
-    seconds = linear_s(tables, engine.new_tokens + engine.running) + engine.attention_s
-    if engine.chunks > 1:
-        seconds -= (engine.chunks - 1) * prefill_attention_s(tables, 1.0, 0.0)
-    if engine.running > 0:
-        seconds += decode_attention_s(tables, engine.running, engine.context_tokens / engine.running)
+    engine, running = batch.engine[k], batch.engine[k].running
+    context = engine.context_tokens / running if running > 0 else 0.0
+    seconds = step_of_chunks_s(
+        batch.tables, engine.new_tokens, engine.attention_s, engine.chunks, running, context
+    )
     return max(seconds, engine.load_s) + engine.load_s / batch.layers
 
 

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from kvtide_operator.simulate.channel import busy_s
+from kvtide_operator.simulate.cache.channel import busy_s
+from kvtide_operator.simulate.cache.lru import ABSENT, NEWER
+from kvtide_operator.simulate.cache.ssd import DISPLACED, DROPPED, EXPIRED, HELD, PEAK, WRITTEN
 from kvtide_operator.simulate.configuration import Configuration
-from kvtide_operator.simulate.lru import ABSENT, NEWER
 from kvtide_operator.simulate.result import Result
 from kvtide_operator.simulate.scenario import Scenario
 from kvtide_operator.simulate.serve import World
 from kvtide_operator.simulate.sizing import Provision
-from kvtide_operator.simulate.ssd import DISPLACED, DROPPED, EXPIRED, HELD, PEAK, WRITTEN
 from kvtide_operator.simulate.stability import is_stable
 
 SECONDS_PER_DAY = 86400

@@ -12,8 +12,8 @@ from kvtide_operator.cli.output import check_writable, write_file
 if TYPE_CHECKING:
     from kvtide_operator.probe.calibration import Calibration
     from kvtide_operator.probe.engine import Engine
-    from kvtide_operator.simulate.engine_profile import ProfileFile
-    from kvtide_operator.simulate.step_fit import StepFit
+    from kvtide_operator.simulate.engine.fit import StepFit
+    from kvtide_operator.simulate.engine.profile import ProfileFile
 
 LEAST_S, MOST_S = 5.0, 3600.0
 
@@ -51,8 +51,8 @@ def calibrate(
 
     from kvtide_operator.cli.signals import run
     from kvtide_operator.probe.engine import EngineError
-    from kvtide_operator.simulate.step_fit import FitError
-    from kvtide_operator.simulate.tabulate import to_json
+    from kvtide_operator.simulate.engine.fit import FitError
+    from kvtide_operator.simulate.engine.tabulate import to_json
 
     check_writable("-o", output)
     try:
@@ -81,7 +81,7 @@ async def _calibrate(
     from kvtide_operator.cli.engine.progress import Bar
     from kvtide_operator.probe.calibration import calibrate as measure
     from kvtide_operator.probe.engine import Engine
-    from kvtide_operator.simulate.step_fit import fit_steps
+    from kvtide_operator.simulate.engine.fit import fit_steps
 
     async with await Engine.open(url, model) as engine:
         with Bar() as bar:
@@ -100,9 +100,9 @@ async def profile_file(engine: "Engine", fit: "StepFit", system: str, gpus: int)
     """
     from datetime import UTC, datetime
 
-    from kvtide_operator.simulate.engine_profile import FORMAT, ProfileFile
-    from kvtide_operator.simulate.model import GeometryError, geometry
-    from kvtide_operator.simulate.step_fit import tables_of
+    from kvtide_operator.simulate.engine.fit import tables_of
+    from kvtide_operator.simulate.engine.model import GeometryError, geometry
+    from kvtide_operator.simulate.engine.profile import FORMAT, ProfileFile
 
     linear, prefill, decode = tables_of(fit)
     try:
@@ -130,7 +130,7 @@ async def profile_file(engine: "Engine", fit: "StepFit", system: str, gpus: int)
 
 def facts_of(found: "Calibration", fit: "StepFit") -> dict[str, Any]:
     """What a calibration found, for people and programs."""
-    from kvtide_operator.simulate.step_fit import Step
+    from kvtide_operator.simulate.engine.fit import Step
 
     return {
         "samples": len(found.samples),

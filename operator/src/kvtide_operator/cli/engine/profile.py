@@ -10,7 +10,7 @@ from kvtide_operator.cli.errors import UserError
 from kvtide_operator.cli.output import check_writable, write_file
 
 if TYPE_CHECKING:
-    from kvtide_operator.simulate.tabulate import Identity
+    from kvtide_operator.simulate.engine.tabulate import Identity
 
 MEMORY_UTILISATION = 0.9
 """Part of a GPU's memory that the engine may take: the default of vLLM's --gpu-memory-utilization."""
@@ -25,7 +25,7 @@ PACKAGE = "aiconfigurator-core"
 @click.command("profiles")
 def profiles() -> None:
     """List the profiles that ship."""
-    from kvtide_operator.simulate.profiles import shipped
+    from kvtide_operator.simulate.engine.profiles import shipped
 
     header = ("name", "model", "system", "GPUs", "engine", "KV tokens", "source")
     rows = [
@@ -57,7 +57,7 @@ def profile(
     model: str, system: str, engine: str, tp: int, moe_tp: int | None, moe_ep: int | None, output: Path
 ) -> None:
     """Tabulate measured kernel times into a profile (needs aiconfigurator-core; no GPU)."""
-    from kvtide_operator.simulate.tabulate import tabulate, to_json
+    from kvtide_operator.simulate.engine.tabulate import tabulate, to_json
 
     check_writable("-o", output)
     steps, identity = _measured(model, system, engine.lower(), tp, moe_tp, moe_ep)
@@ -103,8 +103,8 @@ def _measured(
     from datetime import UTC, datetime
     from importlib import import_module, metadata
 
-    from kvtide_operator.simulate.engine_profile import GpuMemory
-    from kvtide_operator.simulate.tabulate import Identity
+    from kvtide_operator.simulate.engine.profile import GpuMemory
+    from kvtide_operator.simulate.engine.tabulate import Identity
 
     try:
         version = metadata.version(PACKAGE)

@@ -112,7 +112,7 @@ async def _validate(
     from kvtide_operator.probe.calibration import calibrate
     from kvtide_operator.probe.engine import Engine
     from kvtide_operator.probe.plan import prepare
-    from kvtide_operator.simulate.step_fit import fit_steps
+    from kvtide_operator.simulate.engine.fit import fit_steps
 
     rows: list[Row] = []
     async with await Engine.open(url, model) as engine, NodeClient(node) as client:

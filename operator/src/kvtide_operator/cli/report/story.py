@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from kvtide_operator.loop import Round
-from kvtide_operator.simulate.hit_curve import HitCurve
+from kvtide_operator.simulate.cache.hit_curve import HitCurve
 
 
 @dataclass(frozen=True, slots=True)

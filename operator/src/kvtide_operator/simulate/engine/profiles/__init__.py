@@ -5,8 +5,8 @@ from functools import cache
 from importlib import resources
 from types import MappingProxyType
 
-from kvtide_operator.simulate.engine_profile import EngineProfile, ProfileError, parse_profile
-from kvtide_operator.simulate.model import canonical_name
+from kvtide_operator.simulate.engine.model import canonical_name
+from kvtide_operator.simulate.engine.profile import EngineProfile, ProfileError, parse_profile
 
 
 @cache

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from kvtide_operator.simulate.lru import NEWER, Links, append, empty_lists, present, unlink
+from kvtide_operator.simulate.cache.lru import NEWER, Links, append, empty_lists, present, unlink
 from kvtide_operator.simulate.requests import Requests, Rows
 
 Offload = Literal["writeThrough", "onEvict", "selective"]

@@ -5,9 +5,9 @@ A step that prefills ``new`` tokens on top of ``cached`` ones and decodes ``batc
     linear(new + batch) + prefill_attention(new, cached) + decode_attention(batch, mean context)
 
 because projections, feed-forward layers and collectives see one batch of tokens, whoever they belong
-to, while attention runs once for the chunk and once for the decoding sequences. A step with several
-chunks takes the sum of their `prefill_attention_s`, less ``prefill_attention_s(tables, 1, 0)``, the
-launch time of the kernels, for every chunk but one.
+to, while attention runs once for the chunk and once for the decoding sequences: `step_s`. A step with
+several chunks takes the sum of their `prefill_attention_s`, less ``prefill_attention_s(tables, 1, 0)``, the
+launch time of the kernels, for every chunk but one: `step_of_chunks_s`.
 
 Between points the tables are interpolated linearly; below the first point they are constant, beyond the
 last measured one the last slope goes on, up to ``FAR_TOKENS``. Every table rises along every axis, and
@@ -153,24 +153,35 @@ def decode_attention_s(tables: StepTables, batch: float, mean_context: float) ->
 
 
 @_inlined
-def mixed_step_s(tables: StepTables, new: float, cached: float, batch: float, mean_context: float) -> float:
+def step_s(tables: StepTables, new: float, cached: float, batch: float, mean_context: float) -> float:
     """Seconds of one step: a chunk of ``new`` tokens after ``cached`` ones, and ``batch`` decoding sequences.
 
     ``new = 0`` is a decode step, ``batch = 0`` a prefill step; with neither there is no step: 0.
     """
+    attention_s = prefill_attention_s(tables, new, cached)
+    return step_of_chunks_s(tables, new, attention_s, 1, batch, mean_context)
+
+
+@_inlined
+def step_of_chunks_s(
+    tables: StepTables, new: float, attention_s: float, chunks: int, batch: float, mean_context: float
+) -> float:
+    """Seconds of one step with ``chunks`` chunks of ``new`` tokens in all, and ``batch`` decoding sequences.
+
+    ``attention_s`` is the sum of the chunks' `prefill_attention_s`.
+    """
     if new + batch <= 0.0:
         return 0.0
-    return (
-        linear_s(tables, new + batch)
-        + prefill_attention_s(tables, new, cached)
-        + decode_attention_s(tables, batch, mean_context)
-    )
+    seconds = linear_s(tables, new + batch) + attention_s
+    if chunks > 1:
+        seconds -= (chunks - 1) * prefill_attention_s(tables, 1.0, 0.0)
+    return seconds + decode_attention_s(tables, batch, mean_context)
 
 
 @_inlined
 def prefill_chunk_s(tables: StepTables, new: float, cached: float) -> float:
     """Seconds of a step that only prefills ``new`` tokens after ``cached`` ones."""
-    return mixed_step_s(tables, new, cached, 0.0, 0.0)
+    return step_s(tables, new, cached, 0.0, 0.0)
 
 
 @njit(cache=True)
@@ -188,4 +199,4 @@ def prefill_s(tables: StepTables, cached: int, tokens: int, chunk_tokens: int) -
 @_inlined
 def decode_step_s(tables: StepTables, batch: float, mean_context: float) -> float:
     """Seconds of a step that only decodes: one token for each of ``batch`` sequences."""
-    return mixed_step_s(tables, 0.0, 0.0, batch, mean_context)
+    return step_s(tables, 0.0, 0.0, batch, mean_context)

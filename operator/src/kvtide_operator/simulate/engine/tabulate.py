@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine_profile import (
+from .profile import (
     FORMAT,
     DecodeTable,
     GpuMemory,

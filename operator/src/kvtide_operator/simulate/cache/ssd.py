@@ -11,8 +11,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from kvtide_operator.simulate.lru import NEWER, Links, append, empty_lists, present, unlink
-from kvtide_operator.simulate.pool import REUSED, TOUCHED_TWICE
+from kvtide_operator.simulate.cache.lru import NEWER, Links, append, empty_lists, present, unlink
+from kvtide_operator.simulate.cache.pool import REUSED, TOUCHED_TWICE
 from kvtide_operator.simulate.requests import Rows
 
 WriteAdmission = Literal["always", "secondTouch", "reusedOnly"]

@@ -13,9 +13,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from kvtide_operator.simulate.pool import Pool, insert, look_up, route
+from kvtide_operator.simulate.cache.pool import Pool, insert, look_up, route
+from kvtide_operator.simulate.engine.step_times import Curve, StepTables, Surface, prefill_s, step_tables
 from kvtide_operator.simulate.requests import Requests, Rows, answer_of, prompt_of
-from kvtide_operator.simulate.step_times import Curve, StepTables, Surface, prefill_s, step_tables
 
 _ENDS = np.array([0.0, 1.0])
 INSTANT = step_tables(

@@ -1,4 +1,4 @@
-"""Step times from measured requests: a least-squares fit, written as the tables of `engine_profile`.
+"""Step times from measured requests: a least-squares fit, written as the tables of `profile`.
 
 A step that computes ``new`` tokens after ``cached`` ones beside ``batch`` decoding sequences is taken to last
 
@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from kvtide_operator.simulate.engine_profile import DecodeTable, LinearTable, PrefillTable, ProfileFile
-from kvtide_operator.simulate.tabulate import octaves
+from kvtide_operator.simulate.engine.profile import DecodeTable, LinearTable, PrefillTable, ProfileFile
+from kvtide_operator.simulate.engine.tabulate import octaves
 
 MIN_SAMPLES = 6
 """Different amounts of work that have to be measured: more than a line and attention have unknowns."""

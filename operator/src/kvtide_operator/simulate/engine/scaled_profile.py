@@ -6,20 +6,20 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kvtide_operator.simulate.engine_profile import EngineProfile, monotone
-from kvtide_operator.simulate.errors import SimulationError
-from kvtide_operator.simulate.pace import Pace
-from kvtide_operator.simulate.step_times import (
+from kvtide_operator.simulate.engine.pace import Pace
+from kvtide_operator.simulate.engine.profile import EngineProfile, monotone
+from kvtide_operator.simulate.engine.step_times import (
     Curve,
     Surface,
     decode_attention_s,
     decode_step_s,
     linear_s,
-    mixed_step_s,
     prefill_attention_s,
+    step_s,
     step_tables,
 )
-from kvtide_operator.simulate.tabulate import octaves
+from kvtide_operator.simulate.engine.tabulate import octaves
+from kvtide_operator.simulate.errors import SimulationError
 
 MOST_SCALING: Final = 20.0
 """A base that differs by more is not the shape of these engines."""
@@ -40,7 +40,7 @@ def scaled(base: EngineProfile, pace: Pace) -> EngineProfile:
         SimulationError: the base is off by more than `MOST_SCALING`.
     """
     tables, batch, context = base.tables, pace.batch, pace.context_tokens
-    prefill = pace.prefill_s / mixed_step_s(tables, pace.new_tokens, pace.cached_tokens, batch, context)
+    prefill = pace.prefill_s / step_s(tables, pace.new_tokens, pace.cached_tokens, batch, context)
     decode = pace.decode_step_s / decode_step_s(tables, batch, context)
     for what, factor in (("prefills", prefill), ("decode steps", decode)):
         if not 1 / MOST_SCALING <= factor <= MOST_SCALING:

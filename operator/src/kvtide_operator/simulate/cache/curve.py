@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from kvtide_operator.simulate.hit_curve import HitCurve
-from kvtide_operator.simulate.stack_distance import NEVER, stack_distances
+from kvtide_operator.simulate.cache.hit_curve import HitCurve
+from kvtide_operator.simulate.cache.stack_distance import NEVER, stack_distances
 from kvtide_operator.workload.trace import Trace
 
 

@@ -1,6 +1,6 @@
 """Keeps every window of the loop as a period of history, and finds the same slot of the season before."""
 
-from kvtide_operator.observe.recorded import RecordedHistory
+from kvtide_operator.history.recorded import RecordedHistory
 from kvtide_operator.plan.periods import planning_window, requests_in
 from kvtide_operator.workload.trace import Trace
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow.fs import FileSystem, S3FileSystem, resolve_s3_region
 
-from kvtide_operator.observe.period_file import DamagedError, Period, decode, encode, trace_of
+from kvtide_operator.history.period_file import DamagedError, Period, decode, encode, trace_of
 from kvtide_operator.workload.trace import Trace, TraceError
 
 MAX_READ_BYTES = 1 << 30

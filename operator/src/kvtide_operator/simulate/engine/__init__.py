@@ -1,0 +1,1 @@
+"""The engine's model: how long its steps take, measured, scaled, fitted and paced."""
