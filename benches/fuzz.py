@@ -25,8 +25,8 @@ from typing import Any, Final
 from benches.fuzz_segments import DamagedLog
 
 from kvtide_cachenode.control.admin import AdminServer
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.serve.commands import TABLE, execute, landing
 from kvtide_cachenode.serve.request import Request
 from kvtide_cachenode.serve.session import Session

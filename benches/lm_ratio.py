@@ -28,6 +28,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from tests.ports import free_port
+
 REQUEST = struct.Struct("<9i150s")
 REPLY = struct.Struct("<9i")
 PUT, GET, EXIST, HEALTH = 1, 2, 3, 5
@@ -175,8 +177,7 @@ def wait_until_healthy(address: Address, child: subprocess.Popen[str], name: str
 
 @contextmanager
 def lmcache_server(program: str, log: IO[str]) -> Iterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = probe.getsockname()
+    address = ("127.0.0.1", free_port())
     with process([program, address[0], str(address[1])], log, log) as child:
         wait_until_healthy(address, child, "lmcache_server")
         yield address, child.pid

@@ -347,7 +347,7 @@ def told_settings(path: Path, scenarios: dict[str, Scenario]) -> dict[str, str]:
         "baseline": f"{BASELINE_GIB} GiB DRAM, no SSD",
         "search": f"kareto, DRAM 0 to {DRAM_GIB} GiB by {DRAM_STEP_GIB}, TTL 0 to {TTL_MAX_S:.0f} s, "
         f"{' and '.join(MEDIA)} on {volumes} volumes an engine",
-        "rules": f"offload {common.offload}, routing {common.routing}, writes {common.write_admission}, "
+        "rules": f"offload {common.offload}, routing {common.routing}, writes {common.ssd_writes}, "
         f"chunks of {common.chunk_tokens} tokens, {common.max_sequences} sequences, seed {common.seed}",
         "DRAM": f"{common.dram_price.per_hour(GIB):.5f} {currency} a GiB and hour",
         "paper": ", ".join(f"{name} {change:+.1%}" for name, change in PAPER.items()),

@@ -145,6 +145,8 @@ class Talk(asyncio.Protocol):
 
     def send_cut(self, data: bytes, expected: Expected, at: int) -> None:
         """In two segments, if the kernel lets them be two."""
+        if not self.waiting:
+            self.progress_s = time.monotonic()
         self.under_way.append(expected)
         self._write_rest(data[:at])
         asyncio.get_running_loop().call_later(0.001, self._write_rest, data[at:])

@@ -307,8 +307,8 @@ class Script:
             raise WrongValue(problem)
 
     def _is_refusal(self, reply: Reply, key: Key) -> bool:
-        """Whether there was no room, or the name is too long: the key keeps what it has."""
-        if isinstance(reply, RespError) and reply.startswith(b"OOM"):
+        """Whether there was no room, the disk too slow or the name too long: the key keeps what it has."""
+        if isinstance(reply, RespError) and (reply.startswith(b"OOM") or reply.find(b"read now") >= 0):
             self.out_of_memory += 1
             return True
         return self._is_refused_long(reply, key)

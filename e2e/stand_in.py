@@ -21,8 +21,8 @@ from kvtide_cachenode.access.users import Secret
 from kvtide_cachenode.contract.sizing import capacity_for
 from kvtide_cachenode.control.admin import AdminServer
 from kvtide_cachenode.control.opening import keep_up
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.serve.server import DataServer
 from kvtide_cachenode.store import Store
 from kvtide_operator.act.kubernetes.children import ADMIN_PORT, RESP_PORT

@@ -33,7 +33,7 @@ def test_every_sample_can_be_planned(tmp_path: Path, name: str) -> None:
 
 def test_what_is_left_out_is_what_it_was_before_there_was_a_field(tmp_path: Path) -> None:
     fields = declared(sample(tmp_path, "vllm-small"))
-    assert (fields["offload"], fields["routing"], fields["write_admission"]) == (
+    assert (fields["offload"], fields["routing"], fields["ssd_writes"]) == (
         "writeThrough",
         "roundRobin",
         "always",
@@ -50,8 +50,8 @@ def test_offload_is_simulated(tmp_path: Path, offload: str, simulated: str) -> N
 
 def test_routing_and_admission_are_simulated(tmp_path: Path) -> None:
     large = declared(sample(tmp_path, "vllm-large"))
-    assert (large["routing"], large["write_admission"]) == ("prefixAffine", "secondTouch")
-    assert declared(sample(tmp_path, "sglang-large"))["write_admission"] == "reusedOnly"
+    assert (large["routing"], large["ssd_writes"]) == ("prefixAffine", "secondTouch")
+    assert declared(sample(tmp_path, "sglang-large"))["ssd_writes"] == "reusedOnly"
 
 
 def test_objectives_are_constraints(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from kvtide_cachenode.contract.client import NodeClient
 from kvtide_cachenode.control.admin import AdminServer
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.serve.server import DataServer
 from kvtide_cachenode.store import Store
 
@@ -67,7 +67,7 @@ def node_process(*options: str) -> Iterator[Process]:
             yield Process(int(said["listen"].rpartition(":")[2]), f"http://{said['admin']}", process)
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(120)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ async def talk(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.S
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for what will be."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not holds():
             await asyncio.sleep(0.005)
 
@@ -27,7 +27,7 @@ async def said(port: int, commands: bytes) -> bytes:
     async with talk(port) as (reader, writer):
         writer.write(commands)
         writer.write_eof()
-        return await asyncio.wait_for(reader.read(), 30)
+        return await asyncio.wait_for(reader.read(), 120)
 
 
 def encoded(words: Iterable[bytes]) -> bytes:

@@ -22,8 +22,9 @@ from kvtide_cachenode.cluster.topology import Node as Member
 from kvtide_cachenode.contract.messages import ErrorReply
 from kvtide_cachenode.control import http_port
 from kvtide_cachenode.control.admin import AdminServer
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.peers.drain import CannotDrainError
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.store import Store
 
 MI = 1024 * 1024
@@ -50,7 +51,7 @@ class Admin:
 
 
 async def answer_from(reader: asyncio.StreamReader) -> tuple[int, str]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         length = int(head.partition("content-length: ")[2].split("\r\n")[0])
         return int(head.split()[1]), (await reader.readexactly(length)).decode()
@@ -129,6 +130,22 @@ async def test_a_drain_that_fails_leaves_the_node_ready(monkeypatch: pytest.Monk
         assert (await admin.say(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"))[0] == 200
 
 
+async def test_a_drain_that_ends_when_the_node_is_stopping_makes_it_ready_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving() as admin:
+        admin.node.ready = True
+
+        async def stopped_meanwhile(*_: object) -> bool:
+            admin.node.ready, admin.node.stopping = False, True
+            raise CannotDrainError("nobody is there")
+
+        monkeypatch.setattr("kvtide_cachenode.control.admin.drain", stopped_meanwhile)
+        status, _ = await admin.say(b"POST /v1/drain HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        assert status == 409
+        assert (await admin.say(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"))[0] == 503
+
+
 def test_an_epoch_is_reached_in_steps_that_others_can_follow() -> None:
     node = Node(Store(8 * MI, 64 * MI, make_policy("lru")), block_tokens=16)
 
@@ -205,7 +222,7 @@ async def test_head_answers_without_a_body() -> None:
     async with serving() as admin:
         reader, writer = await asyncio.open_connection("127.0.0.1", admin.port)
         writer.write(b"HEAD /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             answered = await reader.read()
         assert answered.startswith(b"HTTP/1.1 200")
         assert answered.endswith(b"\r\n\r\n")
@@ -258,7 +275,7 @@ async def test_who_sends_nothing_more_is_closed(monkeypatch: pytest.MonkeyPatch)
     async with serving() as admin:
         reader, writer = await asyncio.open_connection("127.0.0.1", admin.port)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             assert await reader.read() == b""
         writer.close()
         status, said = await admin.put("/v1/capacity", b"", b"Content-Length: 9")
@@ -290,7 +307,7 @@ async def test_slow_readers_of_the_trace_are_bounded_and_cut_off(monkeypatch: py
         ask = b"GET /v1/trace?since=x:0 HTTP/1.1\r\nHost: a\r\n\r\n"
         assert (await admin.say(ask))[0] == 503
         assert (await admin.say(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"))[0] == 200
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             while (await admin.say(ask))[0] == 503:
                 await asyncio.sleep(0.05)
         for _, writer in deaf:

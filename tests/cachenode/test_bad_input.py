@@ -11,7 +11,7 @@ MI = 1024 * 1024
 async def answer_and_end(port: int, said: bytes) -> bytes:
     async with talk(port) as (reader, writer):
         writer.write(said)
-        return await asyncio.wait_for(reader.read(), 10)
+        return await asyncio.wait_for(reader.read(), 120)
 
 
 async def test_what_is_not_resp_is_answered_and_closed(served: Any) -> None:
@@ -71,6 +71,6 @@ async def test_replies_before_a_half_close_are_all_sent(served: Any) -> None:
         writer.write(b"GET k\r\n" * 8)
         writer.write_eof()
         received = 0
-        while piece := await asyncio.wait_for(reader.read(MI), 10):
+        while piece := await asyncio.wait_for(reader.read(MI), 120):
             received += len(piece)
     assert received == 8 * (len(b"$4194304\r\n\r\n") + 4 * MI)

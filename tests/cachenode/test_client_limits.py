@@ -22,8 +22,8 @@ from tests.cachenode.raw_client import encoded, until
 from kvtide_cachenode import client_memory
 from kvtide_cachenode.access.users import Secret, Users
 from kvtide_cachenode.client_memory import EACH_BYTES, LEAST_BYTES, UNCHARGED_BYTES, ClientMemory
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.serve import connection, server
 from kvtide_cachenode.serve.commands.table import TABLE
 from kvtide_cachenode.serve.connection import Connection
@@ -61,10 +61,10 @@ class Talk:
 
     async def ask(self, said: bytes) -> bytes:
         self.writer.write(said)
-        return await asyncio.wait_for(self.reader.readline(), 10)
+        return await asyncio.wait_for(self.reader.readline(), 120)
 
     async def rest(self) -> bytes:
-        return await asyncio.wait_for(self.reader.read(), 10)
+        return await asyncio.wait_for(self.reader.read(), 120)
 
 
 @asynccontextmanager
@@ -281,7 +281,7 @@ async def test_the_tier_makes_way_for_what_clients_hold_however_small_its_entrie
     clients, holder = ClientMemory(store), Holder()
     clients.joined()
     clients.holds(holder, UNCHARGED_BYTES + 20 * MI)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while store.over_capacity():
             await asyncio.sleep(0)
     assert store.used_bytes > 62 * MI, "no more went than had to"

@@ -102,7 +102,7 @@ async def test_a_defect_in_a_callback_ends_the_connection(served: Any, monkeypat
 
         monkeypatch.setattr(session, "report", report)
         writer.write(b"PING\r\n")
-        assert await asyncio.wait_for(reader.read(), 10) == b"+PONG\r\n"
+        assert await asyncio.wait_for(reader.read(), 120) == b"+PONG\r\n"
     await until(lambda: not served.node.sessions)
     assert served.node.failures.total["connection"] >= 1
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.cachenode.raw_client import encoded, talk, until
 
-from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.process.garbage import FEW_ENTRIES, search_all, search_young_only
 from kvtide_cachenode.serve.connection import Connection
 from kvtide_cachenode.serve.lm_connection import LmConnection

@@ -1,7 +1,7 @@
 """Memory is given back where that may bring something; what does not go back is charged, and room is made."""
 
 from kvtide_cachenode.contract.sizing import PROCESS_BYTES
-from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.process.heap import Heap
 from kvtide_cachenode.store import Store
 

@@ -83,6 +83,6 @@ async def test_others_are_served_between_parts(served: Any) -> None:
         writer.write(encoded([b"EXISTS", *[b"k"] * 200_000]))
         await until(lambda: bool(uses))
         other_writer.write(b"PING\r\n")
-        assert await asyncio.wait_for(other_reader.readline(), 10) == b"+PONG\r\n"
+        assert await asyncio.wait_for(other_reader.readline(), 120) == b"+PONG\r\n"
         assert len(uses) < 200_000, "PING waited for all parts"
-        assert await asyncio.wait_for(reader.readline(), 30) == b":0\r\n"
+        assert await asyncio.wait_for(reader.readline(), 120) == b":0\r\n"

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from kvtide_cachenode.access_trace.client import Client
 from kvtide_cachenode.access_trace.inference import Access, Inference
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.serve.session import Session
 from kvtide_cachenode.store import Store
 from kvtide_cachenode.store.store import INLINE_BYTES

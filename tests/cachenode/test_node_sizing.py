@@ -69,7 +69,7 @@ async def test_auto_takes_what_fits_or_what_was_applied_last(
         assert first.tiers["dram"].capacity_bytes > largest_capacity_bytes() - 64 * MI
         await client.set_capacity(dram_bytes=3 * MI)
     node.process.terminate()
-    node.process.wait(10)
+    node.process.wait(120)
     async with NodeClient(start_node(*options).admin_url) as client:
         again = await client.status()
     assert again.tiers["dram"].capacity_bytes == 3 * MI

@@ -143,7 +143,7 @@ def test_redis_cli_and_pipe_mode(start_node: Callable[..., Any]) -> None:
 
     def cli(*words: str, typed: bytes = b"") -> bytes:
         return subprocess.run(
-            ["redis-cli", "-p", port, *words], input=typed, capture_output=True, check=True, timeout=20
+            ["redis-cli", "-p", port, *words], input=typed, capture_output=True, check=True, timeout=120
         ).stdout
 
     assert cli("-3", "SET", "a", "1") == b"OK\n"

@@ -21,8 +21,8 @@ from kvtide_cachenode.access.reloading import Watched, keep_fresh
 from kvtide_cachenode.access.tls import Certificates
 from kvtide_cachenode.access.users import Secret, Users, UsersError
 from kvtide_cachenode.control.admin import AdminServer
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.process.failures import Failures
 from kvtide_cachenode.serve.server import DataServer
 from kvtide_cachenode.store import Store
@@ -37,7 +37,7 @@ def pair(folder: Path, name: str) -> None:
     words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
     words += ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
     words += ["-keyout", "tls.key", "-out", "tls.crt"]
-    subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True, timeout=30)
+    subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True, timeout=120)
     shutil.copy(folder / "tls.crt", folder / "ca.crt")
 
 
@@ -359,7 +359,7 @@ async def test_files_are_looked_at_while_the_node_runs(
     watched = Watched("users", [file], lambda: Users(None, file))
     task = asyncio.create_task(keep_fresh([watched], Failures()))
     file.write_text(users_text("new"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while not watched.reloads:
             await asyncio.sleep(0.01)
     task.cancel()

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from kvtide_cachenode.contract.sizing import PROCESS_BYTES
-from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.process.heap import Heap
 from kvtide_cachenode.store import Store
 
@@ -58,7 +58,7 @@ def test_small_values_make_way_for_large_ones_and_back(
 
 CHURN = """
 import sys
-from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.process.heap import process_heap
 from kvtide_cachenode.store import Store
 heap, capacity = process_heap(), int(sys.argv[1])
@@ -74,7 +74,7 @@ print(len(store), heap.resident_bytes() - before)
 def test_small_entries_take_what_they_are_charged_once_many_have_come_and_gone(capacity: int) -> None:
     """A few more than fill a power of two: dictionaries have grown to the next one."""
     command = [sys.executable, "-c", CHURN, str(capacity), "150000"]
-    said = subprocess.run(command, capture_output=True, check=True, timeout=50).stdout
+    said = subprocess.run(command, capture_output=True, check=True, timeout=120).stdout
     _, taken_bytes = map(int, said.split())
     assert taken_bytes <= capacity
 

@@ -33,7 +33,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("certificates")
 
     def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True, timeout=30)
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True, timeout=120)
 
     new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     openssl("req", "-x509", *new, "-days", "2", "-subj", "/CN=tests", "-keyout", "ca.key", "-out", "ca.pem")
@@ -109,7 +109,7 @@ async def test_each_client_comes_in_as_the_table_says(
         command += ["--tls", "--cacert", str(certificates / "ca.pem")]
     if tls == "mutual":
         command += ["--cert", pair["client"][0], "--key", pair["client"][1]]
-    said = subprocess.run([*command, "STRLEN", "k"], capture_output=True, timeout=20, check=True).stdout
+    said = subprocess.run([*command, "STRLEN", "k"], capture_output=True, timeout=120, check=True).stdout
     assert said.strip() == b"%d" % len(value)
     context: ssl.SSLContext | None = None
     if tls != "plain":

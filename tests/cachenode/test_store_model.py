@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.store import CapacityError, Entry, Reservation, Store
 from kvtide_cachenode.store.arena import LEAD_BYTES, extent_bytes
 from kvtide_cachenode.store.reservation import FIRST_BYTES

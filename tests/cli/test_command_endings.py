@@ -33,7 +33,7 @@ def trace(tmp_path: Path) -> Path:
 
 def said(*arguments: object, code: int) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [KVTIDE, *map(str, arguments)], capture_output=True, text=True, timeout=50, check=False
+        [KVTIDE, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
@@ -101,7 +101,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
     ) as process:
         writer = os.open(fifo, os.O_WRONLY)  # returns when the command reads
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
         os.close(writer)
     assert (process.returncode, out, err.strip()) == (130, "", "")
 
@@ -115,7 +115,7 @@ def test_a_reader_that_goes_away_ends_a_command_in_silence() -> None:
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(timeout=30) == 1
+        assert process.wait(120) == 1
 
 
 def test_an_objective_that_no_size_keeps_has_an_exit_code_of_its_own(trace: Path, tmp_path: Path) -> None:

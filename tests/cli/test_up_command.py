@@ -61,7 +61,7 @@ def test_every_round_is_one_line_until_it_is_told_to_stop(tmp_path: Path) -> Non
     rounds = [json.loads(process.stdout.readline()) for _ in range(3)]
     started = children_of(process.pid)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     assert [one["round"] for one in rounds] == [1, 2, 3]
     assert rounds[0]["decision"]["reason"] == "has seen no requests within the window that it could plan for"
     assert sum(b"kvtide_cachenode" in command for command in started.values()) == 2
@@ -81,7 +81,7 @@ def test_the_demo_leaves_no_process_behind_however_it_ends(tmp_path: Path, how: 
     started = children_of(process.pid)
     assert sum(b"kvtide_cachenode" in command for command in started.values()) == 2
     process.send_signal(how)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     for pid in started:
         wait_for_end(pid)
     assert b"Traceback" not in errors
@@ -98,7 +98,7 @@ def test_the_demo_leaves_no_process_behind_however_it_ends(tmp_path: Path, how: 
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], says: str) -> None:
     done = subprocess.run(
-        [KVTIDE, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=50, check=False
+        [KVTIDE, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
     )
     assert done.returncode == 2
     assert says in done.stderr
@@ -122,7 +122,7 @@ def test_help_imports_nothing_heavy() -> None:
         f"print(sys.modules.keys() & {heavy})"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.rstrip().endswith("set()")
 

@@ -16,7 +16,7 @@ from kvtide_cachenode.cluster.handover import Send
 from kvtide_cachenode.cluster.shares import first_topology
 from kvtide_cachenode.cluster.topology import Node
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 @dataclass

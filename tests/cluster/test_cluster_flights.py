@@ -15,9 +15,9 @@ from kvtide_cachenode.cluster.redirect import View
 from kvtide_cachenode.cluster.shares import first_topology, rebalanced
 from kvtide_cachenode.cluster.slots import key_slot
 from kvtide_cachenode.cluster.topology import Node
-from kvtide_cachenode.eviction import LeastRecentlyUsed
 from kvtide_cachenode.peers.link import PeerLostError, PeerState
 from kvtide_cachenode.peers.slot_mover import Moved, SlotMover
+from kvtide_cachenode.placement import LeastRecentlyUsed
 from kvtide_cachenode.store import Store
 
 MIB = 1 << 20

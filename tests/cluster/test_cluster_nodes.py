@@ -252,7 +252,7 @@ def test_a_drained_node_hands_everything_over_and_says_so(cluster):
     again = asyncio.run(drained_again(f"http://{cluster[1].admin}"))
     assert (again.complete, again.moved_entries, again.left_entries) == (True, 0, 0)
     cluster[1].process.terminate()
-    cluster[1].process.wait(20)
+    cluster[1].process.wait(120)
     with plain(cluster[2]) as client:
         assert client.mget(list(values)) == list(values.values())
 

@@ -67,7 +67,7 @@ class Node:
 
     def kill(self):
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(120)
         self.process.stdout.close()
 
 

@@ -18,7 +18,7 @@ from kvtide_cachenode.engines.model_digest import WeightsError, digest, is_commi
 from kvtide_cachenode.engines.namespace import model_digest
 from kvtide_cachenode.engines.options import Options, OptionsError, read_options
 from kvtide_cachenode.engines.tally import COUNTERS
-from kvtide_cachenode.eviction.depth import depth_in_key, root_in_key, root_of
+from kvtide_cachenode.placement.depth import depth_in_key, root_in_key, root_of
 
 HASHES = [bytes([depth]) * 32 for depth in range(4)]
 

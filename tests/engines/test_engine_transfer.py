@@ -30,7 +30,7 @@ KEYS = [b"kvt:m:l:0-1x1:root:%d:hash" % depth for depth in range(12)]
 PAYLOADS = [random.Random(seed).randbytes(PAYLOAD_BYTES) for seed in range(12)]
 
 
-def wait_until(true, what, patience_s=20.0):
+def wait_until(true, what, patience_s=60.0):
     deadline_s = time.monotonic() + patience_s
     while not true():
         assert time.monotonic() < deadline_s, what
@@ -186,7 +186,7 @@ def test_a_node_killed_while_loading_costs_the_rest_and_no_more(start_node, node
         placed.append(block_id)
         if len(placed) == 2:
             node.process.kill()
-            node.process.wait(10)
+            node.process.wait(120)
 
     engine.loader._scatter = scatter_and_kill
     job, took_s = load(engine, KEYS * 20, timeout_s=30.0)
@@ -363,7 +363,7 @@ def test_a_password_opens_and_a_wrong_one_does_not(start_node, node_set, engine,
 def test_tls_with_the_right_authority_and_without(start_node, node_set, engine, tmp_path):
     words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=node"
     words += " -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out certificate.pem"
-    subprocess.run(["openssl", *words.split()], cwd=tmp_path, check=True, capture_output=True, timeout=30)
+    subprocess.run(["openssl", *words.split()], cwd=tmp_path, check=True, capture_output=True, timeout=120)
     certificate, key = str(tmp_path / "certificate.pem"), str(tmp_path / "key.pem")
     node = start_node("--tls-cert", certificate, "--tls-key", key)
     options = read_options({"nodes": "127.0.0.1:1", "tls_ca_file": certificate}, "extra")

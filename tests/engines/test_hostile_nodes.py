@@ -267,7 +267,7 @@ def test_nodes_that_send_to_each_other_end_a_load(serve, node_set, engine):
     assert job.missing == set(range(12))
     assert time.monotonic() - job.started_s < 15.0
     assert target.store(KEYS[0], PAYLOADS[0])
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 60
     while not target.count("store_refused"):
         assert time.monotonic() < deadline_s
     lookups = Lookups(nodes, [b"0-1x1"])
@@ -367,7 +367,7 @@ def test_a_block_that_is_no_longer_right_when_it_has_been_computed_is_not_stored
     for _ in range(5):
         while not target.storer.offer(KEYS[0], 1.0, lambda _: None, lambda: False):
             pass
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 60
     while target.count("store_dropped_adapter_changed") < 5:
         assert time.monotonic() < deadline_s
     with redis.Redis(port=node.address[1]) as client:
@@ -383,7 +383,7 @@ def test_what_breaks_off_otherwise_is_counted_and_its_slot_is_free_again(
         raise RuntimeError("an accident")
 
     assert target.storer.offer(KEYS[0], 1.0, lambda _: None, break_off)
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 60
     while target.count("accidents") < 1:
         assert time.monotonic() < deadline_s
     assert target.storer._free.qsize() == 1

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from kvtide_cachenode.engines.block_keys import names, trace_ids
-from kvtide_cachenode.eviction import root_in_key, root_of
+from kvtide_cachenode.placement import root_in_key, root_of
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.api.tierclass import TierClass
 from kvtide_operator.api.tieredcache import TieredCache

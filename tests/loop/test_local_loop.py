@@ -177,6 +177,33 @@ async def test_a_node_that_cannot_start_says_why() -> None:
             pass
 
 
+async def test_a_node_is_started_again_though_a_try_has_a_defect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local, "FIRST_RESTART_S", 0.01)
+    said: list[str] = []
+    serves = asyncio.Event()
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        if "serves again" in sentence:
+            serves.set()
+
+    async with LocalPlace(1, Target(16 * MI), ssd_class=None, options=lambda _: [], say=say) as place:
+        start, defects = place._start, [RuntimeError("a defect")]
+
+        async def fails_once(name: str, listen: str, admin: str) -> local._Node:
+            if defects:
+                raise defects.pop()
+            return await start(name, listen, admin)
+
+        monkeypatch.setattr(place, "_start", fails_once)
+        place._nodes[0].process.kill()
+        async with asyncio.timeout(40):
+            await serves.wait()
+    assert "node-0 did not start again: RuntimeError('a defect')" in said
+
+
 def nodes() -> Iterator[int]:
     """Process ids of the cache nodes this process has started and not yet waited for."""
     for task in Path("/proc/self/task").iterdir():

@@ -51,7 +51,7 @@ class Prometheus:
         within(lambda: bool(self.ask(promql)), promql)
 
 
-def within(true: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+def within(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, f"not within {seconds} s: {what}"
@@ -127,7 +127,7 @@ def _prometheus(exporter: Exporter, names: tuple[str, ...], folder: Path) -> Ite
         yield made
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 @dataclass

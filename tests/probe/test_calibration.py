@@ -28,7 +28,7 @@ async def calibrated(url, seconds=6.0):
 def as_the_engine_says(found):
     """Prefills take the known times; answers are made in real time, which a busy machine lengthens."""
     prefills = [sample for sample in found.samples if not sample.steps[0].batch]
-    assert len(prefills) > 10
+    assert len(prefills) >= 10  # one sweep; whether there is time for more, the machine decides
     for sample in prefills:
         known_s = sum(step_s(step.new, step.cached, 0) for step in sample.steps)
         assert sample.seconds == pytest.approx(known_s, rel=1e-6)

@@ -42,7 +42,7 @@ class Recorder:
         self.news.set()
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             while not holds():
                 self.news.clear()
                 await self.news.wait()
@@ -139,7 +139,7 @@ async def test_only_the_one_that_leads_is_started_and_both_are_ready(
     two, second, options = await replica("two")
     two.lead()
     # The second has looked at the Lease once the server has been asked for it three times.
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while [r for r in server.requests if r[0] == "GET" and "/leases/" in r[1]].__len__() < 2:
             await asyncio.sleep(0.05)
     assert not second.happened
@@ -194,7 +194,7 @@ async def test_it_waits_for_its_kinds_and_says_so(
     monkeypatch.setattr("kvtide_operator.process.KINDS_RETRY_S", 0.05)
     server.unknown |= {"tieredcaches"}
     starting = asyncio.create_task(replica())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while "apply kvtide's CRDs" not in caplog.text:
             await asyncio.sleep(0.05)
     assert not starting.done()
@@ -209,7 +209,7 @@ async def test_a_failed_list_makes_it_unready_with_the_reason(
     # Lists come at once; whether this one got in before them or not, a kind that is gone stays unlisted.
     server.unknown |= {"pods"}
     other, _, others = await replica("two")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while "could not find" not in (await ask(others.probes, "/readyz"))[1]:
             await asyncio.sleep(0.05)
     assert (await ask(others.probes, "/readyz"))[0] == 503
@@ -226,7 +226,7 @@ async def test_a_controller_that_breaks_ends_the_process(server: Any, replica: C
 
     controller.start = broken
     process.lead()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         await process.ended.wait()
     assert "cannot start in term" in str(process.failure)
     status, said = await ask(options.probes, "/healthz")

@@ -13,7 +13,7 @@ from tests.ports import free_port
 from kvtide_operator.replay.targets import Target
 from kvtide_operator.workload.trace import Trace, renumber
 
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 60.0
 
 
 @dataclass

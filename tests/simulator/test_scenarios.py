@@ -160,15 +160,13 @@ def test_a_prompt_is_found_once_it_is_computed(make_trace, make_scenario, mode, 
 )
 def test_write_admission(make_trace, make_scenario, admission, written):
     trace = make_trace([(float(i), 100, 1, [block]) for i, block in enumerate([1, 2, 1, 1])])
-    result = Evaluator(make_scenario(trace, write_admission=admission)).evaluate(
-        Configuration(0, 99.0, "fast")
-    )
+    result = Evaluator(make_scenario(trace, ssd_writes=admission)).evaluate(Configuration(0, 99.0, "fast"))
     assert result.ssd_written_bytes == written * 1000
 
 
 def test_only_what_dram_hit_counts_as_reused(make_trace, make_scenario):
     trace = make_trace([(float(i), 100, 1, [block]) for i, block in enumerate([1, 1, 2, 3, 1])])
-    scenario = make_scenario(trace, write_admission="reusedOnly")
+    scenario = make_scenario(trace, ssd_writes="reusedOnly")
     result = Evaluator(scenario).evaluate(Configuration(1000, 99.0, "fast"))
     assert (result.ssd_written_bytes, result.ssd_hit_blocks) == (1000, 1)
 

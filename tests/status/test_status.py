@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtide_cachenode.eviction import root_of
+from kvtide_cachenode.placement import root_of
 from kvtide_operator.act.seen import Seen
 from kvtide_operator.act.status import (
     remembered_holds,

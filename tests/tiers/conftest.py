@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 import redis
 
-from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.store import SsdLog, TieredStore
 
 MI = 1024 * 1024
 
 
 async def open_tiered(
-    path: Path, dram_bytes: int = 8 * MI, ssd_bytes: int = 256 * MI, admission: str = "always"
+    path: Path, dram_bytes: int = 8 * MI, ssd_bytes: int = 256 * MI, writes: str = "always"
 ) -> TieredStore:
     log = await SsdLog.open(path, ssd_bytes, time.time)
-    return TieredStore(dram_bytes, 64 * MI, make_policy("lru"), log, admission)  # type: ignore[arg-type]
+    return TieredStore(dram_bytes, 64 * MI, make_policy("lru"), log, writes)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -51,7 +51,7 @@ def node_process(*options: str) -> Iterator[Process]:
         finally:
             if process.poll() is None:
                 process.terminate()
-            process.wait(20)
+            process.wait(120)
 
 
 @pytest.fixture

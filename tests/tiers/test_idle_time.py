@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from kvtide_cachenode.eviction import make_policy
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.store import SsdLog, TieredStore
 
 MI = 1024 * 1024

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tests.cachenode.raw_client import encoded, talk, until
 
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.serve.connection import READ_AHEAD
 from kvtide_cachenode.serve.server import DataServer
 from kvtide_cachenode.store import SsdLog, TieredStore
@@ -58,6 +58,6 @@ async def test_values_behind_one_that_is_waited_for_are_read_with_it(tmp_path: P
         await until(lambda: len(store._reading) >= READ_AHEAD // 2)
         assert files.waiting  # none is there yet
         files.gate.set()
-        assert await asyncio.wait_for(reader.readexactly(len(wanted)), 20) == wanted
+        assert await asyncio.wait_for(reader.readexactly(len(wanted)), 120) == wanted
     await server.stop()
     await store.close(0)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tests.cachenode.raw_client import encoded, talk
 
-from kvtide_cachenode.eviction import make_policy
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.placement import make_policy
 from kvtide_cachenode.serve import connection, lm_connection
 from kvtide_cachenode.serve.commands import landing
 from kvtide_cachenode.serve.server import DataServer
@@ -64,7 +64,7 @@ async def test_a_set(node: Node, evicted: list[list[int]]) -> None:
     _, port = server.start("127.0.0.1", 0)
     async with talk(port) as (reader, writer):
         writer.write(encoded([b"SET", b"large", VALUE]) + encoded([b"PING"]))
-        assert await asyncio.wait_for(reader.readexactly(12), 20) == b"+OK\r\n+PONG\r\n"
+        assert await asyncio.wait_for(reader.readexactly(12), 120) == b"+OK\r\n+PONG\r\n"
         assert node.store.value(node.store.get(b"large")) == VALUE
     await server.stop()
     few(evicted)
@@ -77,7 +77,7 @@ async def test_a_put_of_lm(node: Node, evicted: list[list[int]]) -> None:
         writer.write(struct.pack("<9i150s", 1, len(VALUE), 1, 3, 0, 2, 32, 8, 1024, b"large".ljust(150)))
         writer.write(VALUE)
         writer.write(struct.pack("<9i150s", 3, 0, 1, 3, 0, 2, 32, 8, 1024, b"large".ljust(150)))
-        assert await asyncio.wait_for(reader.readexactly(36), 20) == lm.YES
+        assert await asyncio.wait_for(reader.readexactly(36), 120) == lm.YES
     await server.stop()
     few(evicted)
 

@@ -104,7 +104,7 @@ class Recorder:
     def end(self, number=signal.SIGINT):
         """The requests it has written, by id; `said` is all it said."""
         self.process.send_signal(number)
-        rest = self.process.communicate(timeout=30)[1]
+        rest = self.process.communicate(timeout=120)[1]
         self.said += rest.splitlines()
         assert self.process.returncode == 0, self.said
         return [json.loads(line) for line in self.file.read_text().splitlines()]
@@ -222,7 +222,7 @@ def test_the_share_of_what_no_event_shows_is_estimated(record, publisher):
 )
 def test_mistakes_are_one_sentence(tmp_path, options, sentence):
     command = [*RECORD, "-o", str(tmp_path / "t"), *options]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
     assert sentence in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -24,8 +24,8 @@ from kvtide_cachenode.contract.sizing import PROCESS_BYTES
 from kvtide_cachenode.control.admin import AdminServer
 from kvtide_cachenode.control.opening import StoreOptions, close_store, keep_up, open_store
 from kvtide_cachenode.control.state import StateError, StateFile
-from kvtide_cachenode.eviction import NEEDED_WORTH, POLICIES, WriteAdmission
 from kvtide_cachenode.node import Node
+from kvtide_cachenode.placement import NEEDED_WORTH, POLICIES, SsdWrites
 from kvtide_cachenode.process.background import every, net
 from kvtide_cachenode.process.garbage import SEARCH_S, search_all, search_young_only
 from kvtide_cachenode.process.memory_limit import largest_capacity_bytes
@@ -152,7 +152,7 @@ def serve(
     eviction: str,
     ssd: int | None,
     ssd_path: Path | None,
-    ssd_admission: WriteAdmission,
+    ssd_admission: SsdWrites,
     ssd_writes_per_day: int | None,
     state_dir: Path | None,
     password_file: Path | None,
@@ -276,7 +276,7 @@ async def _serve(
         click.echo(json.dumps(said))
         log.info("serving RESP on %(listen)s, admin API on %(admin)s", said, extra=said)
         await stop.wait()
-        node.ready = False
+        node.ready, node.stopping = False, True
         log.info("stopping", extra={"connections": len(node.sessions)})
         await asyncio.gather(server.finish(FINISH_S), lm_server.finish(FINISH_S))
     finally:

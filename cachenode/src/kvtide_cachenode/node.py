@@ -34,9 +34,9 @@ class Node:
 
     ``users`` is who may do what, and whose password peers are asked with. ``block_tokens`` is how many tokens
     an inferred trace counts per block; ``listen`` is the data port's ``HOST:PORT`` once it is bound;
-    ``watched`` are the files that are read again when they change. ``ahead_s`` is how far Unix time is ahead
-    of the monotonic clock, as the machine's clock stood at the start: setting that ends no idle time, and
-    makes none longer.
+    ``watched`` are the files that are read again when they change. ``stopping`` is for good: nothing that
+    ends afterwards makes the node ``ready`` again. ``ahead_s`` is how far Unix time is ahead of the monotonic
+    clock, as the machine's clock stood at the start: setting that ends no idle time, and makes none longer.
     """
 
     store: Store
@@ -45,6 +45,7 @@ class Node:
     started_s: float = field(default_factory=time.monotonic)
     ahead_s: float = field(default_factory=lambda: time.time() - time.monotonic())
     ready: bool = False
+    stopping: bool = False
     listen: str | None = None
     sessions: dict[int, "Session"] = field(default_factory=dict)
     connections_total: int = 0

@@ -165,13 +165,13 @@ class AdminServer:
             try:
                 complete = await drain(node.cluster, wanted.deadline_s)
             except CannotDrainError as error:
-                node.ready = was_ready
+                node.ready = was_ready and not node.stopping
                 return refused(409, str(error))
             except BaseException:
-                node.ready = was_ready  # a defect here must not keep clients away
+                node.ready = was_ready and not node.stopping  # a defect here must not keep clients away
                 raise
             if not complete and node.cluster.owns_slots:
-                node.ready = was_ready  # it serves what it still owns
+                node.ready = was_ready and not node.stopping  # it serves what it still owns
             moved = node.cluster.moved
             return answer(
                 DrainReply(

@@ -13,7 +13,6 @@ from kvtide_cachenode.control.tiers import largest_dram_bytes, largest_ssd_bytes
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.peers.membership import OlderTopologyError
 from kvtide_cachenode.process.background import until_done
-from kvtide_cachenode.store import TieredStore
 
 
 class RefusedError(Exception):
@@ -52,7 +51,7 @@ class DesiredState:
     @property
     def ttl_s(self) -> IdleTimeouts | None:
         """The idle time-outs in force; None without an SSD tier."""
-        return self._ttl_s if isinstance(self._node.store, TieredStore) else None
+        return self._ttl_s if "ssd" in self._node.store.lower else None
 
     @property
     def resize(self) -> ResizeProgress | None:
@@ -73,7 +72,7 @@ class DesiredState:
             RefusedError: 400 where it is none for this node, 409 where it is older or too large.
         """
         dram_bytes, ssd_bytes = self._sizes(document.capacity or CapacityRequest())
-        if document.ttl_s is not None and not isinstance(self._node.store, TieredStore):
+        if document.ttl_s is not None and "ssd" not in self._node.store.lower:
             raise RefusedError(400, "ttl_s is for an SSD tier, and this node has none: start it with --ssd")
         async with self._changing:
             try:
@@ -121,7 +120,7 @@ class DesiredState:
         """
         if document.topology is not None:
             self._node.cluster.adopt(document.topology)
-        if document.ttl_s is not None and isinstance(self._node.store, TieredStore):
+        if document.ttl_s is not None:
             self._node.store.set_ttl(*_time_outs(document.ttl_s))
             self._ttl_s = document.ttl_s
 
@@ -141,9 +140,9 @@ class DesiredState:
         dram_bytes = _size("dram", wanted.dram, lambda: largest_dram_bytes(store), "this node's memory")
         if wanted.ssd is None:
             return dram_bytes, None
-        if not isinstance(store, TieredStore):
+        log = store.lower.get("ssd")
+        if log is None:
             raise RefusedError(400, "this node has no SSD tier: start it with --ssd and --ssd-path")
-        log = store.log
         return dram_bytes, _size("ssd", wanted.ssd, lambda: largest_ssd_bytes(log), "the SSD's file system")
 
 

@@ -16,7 +16,6 @@ from kvtide_cachenode.contract.messages import TierStatus
 from kvtide_cachenode.control.tiers import tier_status
 from kvtide_cachenode.node import Node
 from kvtide_cachenode.process.latency import Histogram
-from kvtide_cachenode.store import TieredStore
 
 
 class _View(NamedTuple):
@@ -196,9 +195,10 @@ class _NodeCollector(Collector):
 
 def _view(node: Node) -> _View:
     tiers, store = tier_status(node.store), node.store
-    if not isinstance(store, TieredStore):
+    log = store.lower.get("ssd")
+    if log is None:
         return _View(node, tiers, {}, {}, None)
-    stats = store.log.stats()
+    stats = log.stats()
     return _View(node, tiers, store.counted(), stats.counters, stats.budget_bytes)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from kvtide_cachenode.control.state import StateFile
-from kvtide_cachenode.eviction import WriteAdmission, make_policy
+from kvtide_cachenode.placement import SsdWrites, make_policy
 from kvtide_cachenode.process.background import every
 from kvtide_cachenode.process.clock import steady_clock
 from kvtide_cachenode.process.failures import Failures
@@ -29,7 +29,7 @@ class StoreOptions:
     eviction: str
     ssd_bytes: int = 0
     ssd_path: Path | None = None
-    ssd_admission: WriteAdmission = "always"
+    ssd_admission: SsdWrites = "always"
     ssd_bytes_per_day: float = float("inf")
 
 
@@ -69,5 +69,4 @@ async def keep_up(store: Store, failures: Failures) -> None:
 
 async def close_store(store: Store) -> None:
     """Let what is worth it outlive the process, in due time."""
-    if isinstance(store, TieredStore):
-        await store.close(DEMOTE_AT_END_S)
+    await store.close(DEMOTE_AT_END_S)

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from kvtide_cachenode.contract.messages import ResizeProgress
 from kvtide_cachenode.process.background import until_done
 from kvtide_cachenode.process.failures import Failures
-from kvtide_cachenode.store import SsdLog, Store, TieredStore
+from kvtide_cachenode.store import SsdLog, Store
 from kvtide_cachenode.store.room import SLICE_BYTES
 
 # Nothing could be freed: what is left is being sent, received or written, and ends when that does.
@@ -50,8 +50,7 @@ class Resizer:
             if tier == "dram":
                 sizes = store.capacity_bytes, store.used_bytes, store.resident_bytes()
             else:
-                assert isinstance(store, TieredStore), "a node without SSD does not shrink it"
-                stats = store.log.stats()
+                stats = store.lower[tier].stats()
                 sizes = stats.cap_bytes, stats.used_bytes, stats.used_bytes
             return ResizeProgress(tier, shrink.from_bytes, *sizes, now_s - shrink.since_s)
         return None
@@ -70,14 +69,13 @@ class Resizer:
             if store.over_capacity() and not self._shrinks_now("dram"):
                 self._start("dram", before, self._shrink_dram)
         if ssd_bytes is not None:
-            assert isinstance(store, TieredStore), "a node without SSD is not given a size for it"
-            self._ssd_bytes = ssd_bytes
-            self._start("ssd", store.log.cap_bytes, partial(self._set_ssd, store.log, ssd_bytes))
+            log, self._ssd_bytes = store.lower["ssd"], ssd_bytes
+            self._start("ssd", log.cap_bytes, partial(self._set_ssd, log, ssd_bytes))
         tasks = [shrink.task for shrink in self._shrinks.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=ANSWER_S)
         return (dram_bytes is None or store.capacity_bytes == dram_bytes) and (
-            ssd_bytes is None or (isinstance(store, TieredStore) and store.log.cap_bytes == ssd_bytes)
+            ssd_bytes is None or store.lower["ssd"].cap_bytes == ssd_bytes
         )
 
     async def settled(self) -> None:

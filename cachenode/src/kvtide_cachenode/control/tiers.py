@@ -4,7 +4,7 @@ import os
 
 from kvtide_cachenode.contract.messages import TierStatus
 from kvtide_cachenode.process.memory_limit import largest_capacity_bytes
-from kvtide_cachenode.store import SsdLog, Store, TieredStore
+from kvtide_cachenode.store import SsdLog, Store
 
 
 def largest_dram_bytes(store: Store) -> int:
@@ -34,14 +34,14 @@ def tier_status(store: Store) -> dict[str, TierStatus]:
             largest_dram_bytes(store),
         )
     }
-    if isinstance(store, TieredStore):
-        stats = store.log.stats()
-        tiers["ssd"] = TierStatus(
+    for name, log in store.lower.items():
+        stats = log.stats()
+        tiers[name] = TierStatus(
             stats.cap_bytes,
             stats.used_bytes,
             stats.used_bytes,
             stats.used_bytes - stats.live_bytes,
             stats.entries,
-            largest_ssd_bytes(store.log),
+            largest_ssd_bytes(log),
         )
     return tiers

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
-from kvtide_cachenode.eviction import root_of
+from kvtide_cachenode.placement import root_of
 
 MODEL_DIGITS: Final = 16
 

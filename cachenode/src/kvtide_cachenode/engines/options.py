@@ -12,7 +12,7 @@ from kvtide_cachenode.engines.node_connection import Credentials
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 _Threads = Annotated[int, msgspec.Meta(ge=1, le=64)]
-MAX_ROOT_DEPTH: Final = 999_999  # what `eviction.depth` reads
+MAX_ROOT_DEPTH: Final = 999_999  # what `placement.depth` reads
 
 
 class OptionsError(ValueError):

@@ -16,7 +16,7 @@ from kvtide_cachenode.peers.links import POLL_S, Peers
 from kvtide_cachenode.peers.slot_mover import Moved, SlotMover
 from kvtide_cachenode.process.background import every, until_done
 from kvtide_cachenode.process.failures import Failures
-from kvtide_cachenode.store import Store, TieredStore
+from kvtide_cachenode.store import Store
 
 
 class OlderTopologyError(Exception):
@@ -90,10 +90,10 @@ class Membership:
     def state(self) -> PeerState:
         """What KVTIDE.PEER answers."""
         capacity_bytes, used_bytes = self._store.capacity_bytes, self._store.used_bytes
-        if isinstance(self._store, TieredStore):
-            log = self._store.log.stats()
-            capacity_bytes += log.cap_bytes
-            used_bytes += log.used_bytes
+        for log in self._store.lower.values():
+            stats = log.stats()
+            capacity_bytes += stats.cap_bytes
+            used_bytes += stats.used_bytes
         return PeerState(self.id, self.epoch, capacity_bytes, used_bytes)
 
     def adopt(self, topology: Topology) -> None:
@@ -164,7 +164,7 @@ class Membership:
                 if not view.holds(key_slot(key)):
                     self._store.forget(key)
             await asyncio.sleep(0)
-        if isinstance(self._store, TieredStore) and self._store.unsettled:
+        if self._store.unsettled:
             await self._store.settle()
 
     def _run(self, name: str, work: Callable[[], Awaitable[None]]) -> None:

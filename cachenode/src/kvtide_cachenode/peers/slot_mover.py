@@ -21,7 +21,7 @@ from kvtide_cachenode.cluster.slots import key_slot
 from kvtide_cachenode.cluster.topology import NOBODY, Node
 from kvtide_cachenode.peers.link import PeerLink, PeerLostError
 from kvtide_cachenode.peers.links import Peers
-from kvtide_cachenode.store import CapacityError, Entry, Store, TieredStore
+from kvtide_cachenode.store import CapacityError, Entry, Store
 from kvtide_cachenode.wire.resp_client import Refused, Reply
 
 # Entries on their way at once to one target, each on a link of its own, so that reading, sending and storing
@@ -69,7 +69,7 @@ class SlotMover:
             for page in _pages(keys):
                 self._drop(page)
                 await asyncio.sleep(0)
-        if isinstance(self._store, TieredStore) and self._store.unsettled:
+        if self._store.unsettled:
             await self._store.settle()
         self.done = True
 
@@ -122,7 +122,7 @@ class SlotMover:
 
     async def _entry(self, key: bytes) -> Entry | None:
         """What is to be sent of a key; None when it is gone, or too large to be brought up from the SSD."""
-        if isinstance(self._store, TieredStore) and self._store.below(key):
+        if self._store.below(key):
             with suppress(CapacityError):
                 await self._store.fetch(key)
         return self._store.peek(key)
@@ -173,10 +173,10 @@ class SlotMover:
         return True
 
     async def _deliver(self, link: PeerLink, entry: Entry, options: tuple[bytes, ...]) -> Reply:
-        if entry.inline is not None:
-            link.send(b"SET", entry.key, entry.inline, *options)
+        value = self._store.encoded(entry)
+        if isinstance(value, bytes):
+            link.send(b"SET", entry.key, value, *options)
             return await link.reply()
-        value = self._store.pin(entry)
         try:
             link.send(b"SET", entry.key, value, *options)
             return await link.reply()

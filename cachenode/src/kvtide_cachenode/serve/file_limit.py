@@ -3,7 +3,7 @@
 import resource
 from typing import Final
 
-from kvtide_cachenode.store import Store, TieredStore
+from kvtide_cachenode.store import Store
 from kvtide_cachenode.store.ssd.space import SEGMENT_BYTES_MAX, SEGMENTS_PER_CAP
 
 # For the admin port, connections to and from peers, logs and libraries.
@@ -20,9 +20,7 @@ def raise_file_limit() -> None:
 
 def connections_within(files: int, store: Store) -> int:
     """How many clients leave enough of so many descriptors for everything else."""
-    segments = 0
-    if isinstance(store, TieredStore):
-        segments = 2 * SEGMENTS_PER_CAP + store.log.cap_bytes // SEGMENT_BYTES_MAX
+    segments = sum(2 * SEGMENTS_PER_CAP + log.cap_bytes // SEGMENT_BYTES_MAX for log in store.lower.values())
     return max(files - RESERVED_FILES - segments, FEWEST_CONNECTIONS)
 
 

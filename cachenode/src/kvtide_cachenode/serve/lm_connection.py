@@ -22,8 +22,8 @@ from kvtide_cachenode.store import (
     CapacityError,
     Entry,
     Reservation,
+    Store,
     StreamBrokenError,
-    TieredStore,
 )
 from kvtide_cachenode.store.store import INLINE_BYTES
 from kvtide_cachenode.wire import lm
@@ -160,7 +160,7 @@ class LmConnection(Connection):
             return
         self._keep_here(key, request)
         self.session.observe(Access.STORE, (key,), (False,))
-        if isinstance(store, TieredStore) and store.unsettled:
+        if store.unsettled:
             self.session.answer_later(store.settle())
 
     def _keep_here(self, key: bytes, request: Request) -> None:
@@ -178,12 +178,16 @@ class LmConnection(Connection):
 
     def _get(self, key: bytes) -> None:
         owner = self._elsewhere(key)
-        store = self.session.node.store
         if owner is not None:
             self.session.answer_later(self._get_elsewhere(*owner, key))
-            return
+        else:
+            self._get_here(key)
+
+    def _get_here(self, key: bytes) -> None:
+        """Reply with a value of this node, whichever tier has it."""
+        store = self.session.node.store
         entry = store.get(key)
-        if entry is None and isinstance(store, TieredStore) and store.below(key):
+        if entry is None and store.below(key):
             self.session.answer_later(self._get_below(store, key))
         else:
             self._reply_entry(key, entry)
@@ -207,23 +211,20 @@ class LmConnection(Connection):
         session = self.session
         head = None
         if entry is not None:
-            value = entry.inline
-            if value is not None:
-                head = lm.found(value, entry.length)
+            value = session.node.store.decoded(entry)
+            head = lm.found(value, len(value))
+            if isinstance(value, bytes):
                 if head is not None:
                     session.reply(head + value[lm.METADATA_BYTES :])
+            elif head is None:
+                session.node.store.unpin(entry)
             else:
-                memory = session.node.store.pin(entry)
-                head = lm.found(memory, entry.length)
-                if head is None:
-                    session.node.store.unpin(entry)
-                else:
-                    session.reply_pinned(head, memory[lm.METADATA_BYTES :], entry)
+                session.reply_pinned(head, value[lm.METADATA_BYTES :], entry)
         if head is None:
             session.reply(lm.NO)
         session.observe(Access.LOAD, (key,), (head is not None,))
 
-    async def _get_below(self, store: TieredStore, key: bytes) -> None:
+    async def _get_below(self, store: Store, key: bytes) -> None:
         """Reply with a value that was on the SSD when it was asked for."""
         try:
             self._reply_entry(key, await store.fetch(key))
@@ -231,7 +232,13 @@ class LmConnection(Connection):
         except CapacityError:
             pass
         found = False
-        async with store.stream(key) as value:
+        async with AsyncExitStack() as stack:
+            try:
+                value = await stack.enter_async_context(store.stream(key))
+            except CapacityError:
+                self.session.reply(lm.NO)
+                self.session.observe(Access.LOAD, (key,), (False,))
+                return
             store.streamed(value.length)
             try:
                 async for piece in value.pieces():
@@ -265,7 +272,7 @@ class LmConnection(Connection):
             node.cluster.counters.forward_failures += 1
         except ServeHere:
             self._keep_here(key, request)
-            if isinstance(node.store, TieredStore) and node.store.unsettled:
+            if node.store.unsettled:
                 await node.store.settle()
         self.session.observe(Access.STORE, (key,), (False,))
 
@@ -279,7 +286,7 @@ class LmConnection(Connection):
         except (PeerLostError, TimeoutError):
             session.node.cluster.counters.forward_failures += 1
         except ServeHere:
-            self._reply_entry(key, session.node.store.get(key))
+            self._get_here(key)
             return
         if not found:
             session.reply(lm.NO)

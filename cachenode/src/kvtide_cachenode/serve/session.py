@@ -82,7 +82,7 @@ class Session:
         self._observed: deque[tuple[Access, list[bytes], list[bool], float]] = deque()
         self.in_exec = False  # nobody is let in between two commands, and the trace is told afterwards
         self._pins: deque[tuple[int, Entry]] = deque()  # (all bytes queued when its last byte was, entry)
-        self._held: tuple[Entry | None, memoryview | None] | None = None
+        self._held: tuple[Entry | None, bytes | memoryview | None] | None = None
         self._sent_bytes = 0
 
     def become(self, user: User | None) -> None:
@@ -179,34 +179,36 @@ class Session:
         """Queue an entry's value as a bulk string, without copying it out of the arena."""
         if entry is None:
             self.reply(self.nil)
-        elif entry.inline is not None:
-            self.reply(replies.bulk(entry.inline))
+        elif entry.plain is not None:
+            self.reply(replies.bulk(entry.plain))
         else:
-            self._reply_extent(entry, self.node.store.pin(entry))
+            self._reply_value(entry, self.node.store.decoded(entry))
 
     def hold(self, entry: Entry | None) -> None:
         """Keep what `reply_held` will queue as it is, whatever becomes of its key meanwhile."""
         assert self._held is None, "one command at a time"
-        pinned = None if entry is None or entry.inline is not None else self.node.store.pin(entry)
-        self._held = entry, pinned
+        self._held = entry, None if entry is None else self.node.store.decoded(entry)
 
     def reply_held(self) -> None:
         """Queue the value that is held, as `reply_entry` does."""
         assert self._held is not None, "something is held"
-        (entry, pinned), self._held = self._held, None
-        if entry is None or pinned is None:
-            self.reply_entry(entry)
+        (entry, value), self._held = self._held, None
+        if entry is None or value is None:
+            self.reply(self.nil)
         else:
-            self._reply_extent(entry, pinned)
+            self._reply_value(entry, value)
 
     def let_go(self) -> None:
         """Hold nothing any more."""
         if self._held is not None:
-            (entry, pinned), self._held = self._held, None
-            if entry is not None and pinned is not None:
+            (entry, value), self._held = self._held, None
+            if entry is not None and isinstance(value, memoryview):
                 self.node.store.unpin(entry)
 
-    def _reply_extent(self, entry: Entry, value: memoryview) -> None:
+    def _reply_value(self, entry: Entry, value: bytes | memoryview) -> None:
+        if isinstance(value, bytes):
+            self.reply(replies.bulk(value))
+            return
         head = b"$%d\r\n" % entry.length
         self.out += (head, value, replies.CRLF)
         self.queued_bytes += len(head) + entry.length + 2
@@ -214,22 +216,24 @@ class Session:
 
     def reply_entries(self, entries: Sequence[Entry | None], head: tuple[bytes, ...]) -> None:
         """Queue values behind the lines of ``head``; small ones in a row are one buffer."""
-        headers, nil = _BULK_HEADERS, self.nil[:-2]
+        headers, nil, decoded = _BULK_HEADERS, self.nil[:-2], self.node.store.decoded
         small: list[bytes] = [*head]  # lines, each without its end
         for entry in entries:
             if entry is None:
                 small.append(nil)
-            elif entry.inline is not None:
-                small += (headers[entry.length], entry.inline)
+            elif entry.plain is not None:
+                small += (headers[entry.length], entry.plain)
+            elif isinstance(value := decoded(entry), bytes):
+                small += (b"$%d" % len(value), value)
             else:
                 small.append(b"$%d\r\n" % entry.length)
-                self.reply_pinned(replies.CRLF.join(small), self.node.store.pin(entry), entry)
+                self.reply_pinned(replies.CRLF.join(small), value, entry)
                 small = [b""]
         small.append(b"")
         self.reply(replies.CRLF.join(small))
 
-    def reply_pinned(self, head: bytes, value: memoryview, entry: Entry) -> None:
-        """Queue ``head`` and a part of an entry that `Store.pin` gave; it is unpinned when it was sent."""
+    def reply_pinned(self, head: bytes, value: bytes | memoryview, entry: Entry) -> None:
+        """Queue ``head`` and a part of an entry that `Store.decoded` pinned; unpinned when it was sent."""
         self.out += (head, value)
         self.queued_bytes += len(head) + len(value)
         self._pins.append((self._sent_bytes + self.queued_bytes, entry))

@@ -11,7 +11,7 @@ from typing import Final
 from zlib import crc32
 
 from kvtide_cachenode.contract.sizing import LOG_INDEX_SHARE
-from kvtide_cachenode.eviction import Policy, WriteAdmission, admits, root_in_key
+from kvtide_cachenode.placement import Policy, SsdWrites, is_written, root_in_key
 from kvtide_cachenode.store.index import Entry, Index
 from kvtide_cachenode.store.room import SLICE_ENTRIES
 from kvtide_cachenode.store.ssd import SsdLog, Stored, Tasks
@@ -63,18 +63,18 @@ class DemotingStore(Store):
         max_bytes: int,
         policy: Policy[bytes],
         log: SsdLog,
-        admission: WriteAdmission,
+        writes: SsdWrites,
         clock: Callable[[], float],
     ) -> None:
         super().__init__(capacity_bytes, max_bytes, policy)
-        self.tiered = True
         self.log = log
+        self.lower = {"ssd": log}
         self._use(Index(policy, log.rows))
         for key in log.rows:
             self._index.keys.add(key)
         log.watch(lambda key: self._index.appeared_below(key), lambda key: self._index.vanished_below(key))
         self.movement = Movement()
-        self._admission = admission
+        self._writes = writes
         self._clock = clock
         self._spare: dict[bytes, Entry] = {}
         self._spare_bytes = 0
@@ -137,7 +137,7 @@ class DemotingStore(Store):
         if self.log.touch(entry.key):
             self.movement.demotions_known += 1
             return False
-        if not admits(self._admission, entry.worth):
+        if not is_written(self._writes, entry.worth):
             self.movement.demotions_not_admitted += 1
             return False
         return True

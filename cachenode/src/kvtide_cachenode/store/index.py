@@ -2,29 +2,46 @@
 
 from collections.abc import Container, Iterator
 
-from kvtide_cachenode.eviction import Policy
+from kvtide_cachenode.placement import Policy
+from kvtide_cachenode.store.form import RAW, Form
 from kvtide_cachenode.store.keys import PAGE_KEYS, Keys
 
 
 class Entry:
-    """One value as the store holds it: inline bytes, or an extent of the arena.
+    """One value as the store holds it: inline bytes, or an extent of the arena, in some ``form``.
+
+    ``plain`` is the value as it was stored, where that needs no work; `Store.decoded` gives it in every case.
 
     ``charge`` is what the entry costs the tier in bytes, key and metadata included. An entry with ``pins`` is
     being sent or written; it outlives its key until the last pin is gone (``live`` is then False). ``worth``
-    is for `eviction.admits`. What is ``leaving`` can still be read but was given up by the policy: it is on
-    its way to the SSD tier, or there already.
+    is for `placement.is_written`. What is ``leaving`` can still be read but was given up by the policy: it is
+    on its way to the SSD tier, or there already.
     """
 
-    __slots__ = ("charge", "inline", "key", "leaving", "length", "live", "pins", "start", "worth")
+    __slots__ = (
+        "charge",
+        "form",
+        "inline",
+        "key",
+        "leaving",
+        "length",
+        "live",
+        "pins",
+        "plain",
+        "start",
+        "worth",
+    )
 
     def __init__(self, key: bytes, length: int, charge: int, inline: bytes | None, start: int) -> None:
         self.key = key
         self.length = length
         self.charge = charge
         self.inline = inline
+        self.plain = inline
         self.start = start
         self.pins = 0
         self.live = True
+        self.form: Form = RAW
         self.worth = 0
         self.leaving = False
 

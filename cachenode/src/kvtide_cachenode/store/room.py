@@ -4,10 +4,11 @@ import sys
 from typing import Final
 
 from kvtide_cachenode.contract.sizing import PROCESS_BYTES
-from kvtide_cachenode.eviction import Policy
+from kvtide_cachenode.placement import Policy
 from kvtide_cachenode.process.heap import Heap
 from kvtide_cachenode.store.arena import Arena
 from kvtide_cachenode.store.counters import Counters
+from kvtide_cachenode.store.form import RAW
 from kvtide_cachenode.store.index import Entry, Index
 from kvtide_cachenode.store.reservation import CapacityError
 
@@ -71,6 +72,20 @@ class Room:
     def resident_bytes(self) -> int:
         """Physical memory of the tier: the arena's pages and what is charged outside it."""
         return self._arena.resident_bytes() + self.used_bytes - self._arena.used_bytes
+
+    def encoded(self, entry: Entry) -> bytes | memoryview:
+        """A live entry's value as it lies there: bytes, or a view that is pinned until `unpin`."""
+        return self.pin(entry) if entry.inline is None else entry.inline
+
+    def decoded(self, entry: Entry) -> bytes | memoryview:
+        """A live entry's value as it was stored: bytes, or a view that is pinned until `unpin`."""
+        if entry.form is not RAW:
+            return entry.form.decoded(self.view(entry))
+        return self.pin(entry) if entry.inline is None else entry.inline
+
+    def view(self, entry: Entry) -> bytes | memoryview:
+        """A live entry's value as it lies there, until something else happens to the store."""
+        return self._arena.view(entry.start, entry.length) if entry.inline is None else entry.inline
 
     def pin(self, entry: Entry) -> memoryview:
         """The bytes of a live entry outside the index; they stay as they are until `unpin`."""

@@ -3,15 +3,20 @@
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from kvtide_cachenode.eviction import Policy
+from kvtide_cachenode.placement import Policy
 from kvtide_cachenode.store.arena import ADDRESSES_PER_BYTE, extent_bytes
+from kvtide_cachenode.store.decoded_stream import DecodedStream
+from kvtide_cachenode.store.form import FORMS, RAW, form_of
 from kvtide_cachenode.store.index import Entry, Index
 from kvtide_cachenode.store.reservation import AT_ONCE_BYTES, CapacityError, Reservation, extent_grant
 from kvtide_cachenode.store.room import ENTRY_OVERHEAD_BYTES, SLICE_BYTES, Room
+
+if TYPE_CHECKING:
+    from kvtide_cachenode.store.ssd import SsdLog
 
 # LMCache stores a metadata object of some hundred bytes beside every block: a page each would waste most
 # of it, so values up to this size live in the index.
@@ -23,12 +28,16 @@ UPKEEP_SLICES: Final = 8
 
 
 class Store(Room):
-    """What clients do with the entries of one tier; what they are charged is in `Room`."""
+    """What clients do with the entries of one tier; what they are charged is in `Room`.
+
+    ``lower`` are the tiers below by their names, none here. After a change ``unsettled`` says that it must be
+    made to last (`settle`) before it is acknowledged, or a restart could bring the old value back.
+    """
 
     def __init__(self, capacity_bytes: int, max_bytes: int, policy: Policy[bytes]) -> None:
         super().__init__(capacity_bytes, max_bytes, policy)
-        self.tiered = False
         self.unsettled = False
+        self.lower: Mapping[str, SsdLog] = {}
         self._max_promised_bytes = int(extent_bytes(max_bytes) * ADDRESSES_PER_BYTE * PROMISED_SHARE)
 
     def _use(self, index: Index) -> None:
@@ -70,6 +79,25 @@ class Store(Room):
     def below(self, key: bytes) -> bool:  # noqa: ARG002 - there is no tier below; `TieredStore` has one
         """Whether a key is in a lower tier only."""
         return False
+
+    def all_here(self, keys: Iterable[bytes]) -> bool:  # noqa: ARG002 - see `below`
+        """Whether none of the keys is `below`."""
+        return True
+
+    async def fetch(self, key: bytes) -> Entry | None:
+        """The entry of a key, brought up if it is `below`; None when it is nowhere.
+
+        Raises:
+            CapacityError: it is below, but not worth its room in DRAM, or has none now: `stream` it.
+        """
+        return self.get(key)
+
+    def stream(self, key: bytes) -> DecodedStream:
+        """The value of a key that is `below`, as it was stored, in pieces, past DRAM."""
+        raise AssertionError(f"{key!r} is not below: there is no lower tier")
+
+    def streamed(self, length: int | None) -> None:
+        """Count what came of a stream: its bytes, or None when there was nothing to read."""
 
     def read_ahead(self, keys: Iterable[bytes]) -> None:
         """Begin to bring up keys that are below and will be fetched soon."""
@@ -118,10 +146,17 @@ class Store(Room):
         return asdict(self.counters)
 
     def value(self, entry: Entry) -> bytes:
-        """A copy of an entry's bytes."""
-        if entry.inline is not None:
-            return entry.inline
-        return bytes(self._arena.view(entry.start, entry.length))
+        """A copy of an entry's bytes as they lie there."""
+        return bytes(self.view(entry))
+
+    async def settle(self) -> None:
+        """Return when no restart brings back what was deleted or overwritten before this call."""
+
+    def set_ttl(self, ttl_s: Mapping[str, float], other_ttl_s: float) -> None:
+        """Replace the idle time-outs in the lower tiers: by subtree, and for all other keys."""
+
+    async def close(self, demote_s: float) -> None:
+        """Write what is worth it to the lower tiers, for at most ``demote_s``."""
 
     def put(self, key: bytes, value: bytes) -> None:
         """Store a copy of a value.
@@ -246,7 +281,14 @@ class Store(Room):
         """An extent whose key and metadata take ``beside`` bytes of the capacity outside the arena."""
         return self._arena.allocate(length, granted, self._arena_limit_bytes() - beside)
 
+    def _see_form(self, entry: Entry) -> None:
+        entry.form = form_of(self.view(entry))
+        if entry.form is not RAW:
+            entry.plain = None
+
     def _replace(self, entry: Entry) -> None:
+        if FORMS:
+            self._see_form(entry)
         old = self._index.put(entry)
         if old is not None:
             self._retire(old)

@@ -9,16 +9,18 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
-from kvtide_cachenode.eviction import History, Policy, WriteAdmission
-from kvtide_cachenode.eviction.admission import REUSED, TOUCHED_TWICE
+from kvtide_cachenode.placement import History, Policy, SsdWrites
+from kvtide_cachenode.placement.ssd_writes import REUSED, TOUCHED_TWICE
 from kvtide_cachenode.store.arena import extent_bytes
+from kvtide_cachenode.store.decoded_stream import DecodedStream
 from kvtide_cachenode.store.demotion import WRITES_UNDER_WAY, DemotingStore, group_of_root
 from kvtide_cachenode.store.index import Entry, Index
 from kvtide_cachenode.store.reservation import CapacityError, Reservation
 from kvtide_cachenode.store.room import ENTRY_OVERHEAD_BYTES
-from kvtide_cachenode.store.ssd import Missed, SsdLog, ValueStream
+from kvtide_cachenode.store.ssd import Missed, SsdLog
 from kvtide_cachenode.store.store import INLINE_BYTES
 
 # An entry larger than this part of DRAM would displace too much: it is streamed from the SSD.
@@ -40,8 +42,7 @@ class TieredStore(DemotingStore):
     """A `Store` with an SSD tier below.
 
     `get`, `peek` and `pin` know DRAM; ``exists``, `delete`, `clear` and `scan` both tiers; `fetch` brings a
-    key that is `below` up. After a change ``unsettled`` says that it must be made to last (`settle`) before
-    it is acknowledged, or a restart could bring the old value back.
+    key that is `below` up.
     """
 
     def __init__(
@@ -50,10 +51,10 @@ class TieredStore(DemotingStore):
         max_bytes: int,
         policy: Policy[bytes],
         log: SsdLog,
-        admission: WriteAdmission = "always",
+        writes: SsdWrites = "always",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(capacity_bytes, max_bytes, policy, log, admission, clock)
+        super().__init__(capacity_bytes, max_bytes, policy, log, writes, clock)
         self._history = History()
         self._reading: dict[bytes, _Reading] = {}
 
@@ -96,6 +97,10 @@ class TieredStore(DemotingStore):
         """Whether a key is on the SSD and not in DRAM."""
         return self.log.contains(key) and key not in self._index
 
+    def all_here(self, keys: Iterable[bytes]) -> bool:
+        """See `Store.all_here`."""
+        return not any(map(self.below, keys))
+
     def length_of(self, key: bytes) -> int | None:
         """Bytes of a key's value in whichever tier, None when there is none."""
         length = super().length_of(key)
@@ -111,11 +116,7 @@ class TieredStore(DemotingStore):
         return (list(filter(self._exists, page)) for page in super().pages())
 
     async def fetch(self, key: bytes) -> Entry | None:
-        """The entry of a key, brought up from the SSD if it is there; None when it is nowhere.
-
-        Raises:
-            CapacityError: it is on the SSD, but not worth its room in DRAM, or has none now: `stream` it.
-        """
+        """See `Store.fetch`."""
         for _ in range(FETCH_TRIES):
             if key in self._index:
                 return self.get(key)
@@ -131,6 +132,8 @@ class TieredStore(DemotingStore):
             if reading.lacked_room:
                 raise CapacityError(f"no room in DRAM for a value of {length} bytes")
         else:
+            if key in self._index:  # the last try brought it
+                return self.get(key)
             if self.below(key):
                 raise CapacityError("values leave DRAM as soon as they come: it has no room to speak of")
         self.counters.get_misses += 1
@@ -145,12 +148,12 @@ class TieredStore(DemotingStore):
             with contextlib.suppress(CapacityError):
                 self._start_read(key, length)
 
-    def stream(self, key: bytes) -> ValueStream:
-        """A key's value from the SSD in pieces, past DRAM."""
-        return self.log.stream(key)
+    def stream(self, key: bytes) -> DecodedStream:
+        """See `Store.stream`."""
+        return DecodedStream(self.log.stream(key), partial(self.reserve_whole, key), self.abort)
 
     def streamed(self, length: int | None) -> None:
-        """Count what came of a stream: its bytes, or None when there was nothing to read."""
+        """See `Store.streamed`."""
         if length is None:
             self.counters.get_misses += 1
             return
@@ -186,12 +189,12 @@ class TieredStore(DemotingStore):
         self.unsettled = True
 
     async def settle(self) -> None:
-        """Return when no restart brings back what was deleted or overwritten before this call."""
+        """See `Store.settle`."""
         self.unsettled = False
         await self.log.flush()
 
     def set_ttl(self, ttl_s: Mapping[str, float], other_ttl_s: float) -> None:
-        """Replace the idle time-outs on the SSD: by subtree, and for all other keys."""
+        """See `Store.set_ttl`."""
         self.log.set_ttl({group_of_root(root.encode()): ttl for root, ttl in ttl_s.items()}, other_ttl_s)
 
     async def maintain(self) -> None:

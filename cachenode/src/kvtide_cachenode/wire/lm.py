@@ -38,7 +38,6 @@ _METADATA = struct.Struct("<4s7i")  # mark fmt dtype location shape0-3
 _MARK: Final = b"KVL1"
 
 REQUEST_BYTES: Final = _REQUEST.size
-REPLY_BYTES: Final = _REPLY.size
 METADATA_BYTES: Final = _METADATA.size
 
 _PUT, _GET, _EXIST, _LIST, _HEALTH = range(1, 6)

@@ -143,15 +143,20 @@ class LocalPlace:
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_RESTART_S)
             try:
-                again = await self._start(node.name, node.address, node.admin)
+                await self._start_again(node)
             except (PlaceError, OSError) as error:
                 self._say(str(error))
-                continue
-            await again.client.close()
-            node.log.close()
-            node.process, node.log, node.started_s = again.process, again.log, again.started_s
-            told = await _tell(node, self._document())
-            self._say(f"{node.name} serves again" + (f", but {told.problem}" if told.problem else ""))
+            except Exception as error:  # noqa: BLE001 - a defect must not leave the node down in silence
+                self._say(f"{node.name} did not start again: {error!r}")
+
+    async def _start_again(self, node: _Node) -> None:
+        again = await self._start(node.name, node.address, node.admin)
+        node.process, node.started_s = again.process, again.started_s
+        node.log.close()
+        node.log = again.log
+        await again.client.close()
+        told = await _tell(node, self._document())
+        self._say(f"{node.name} serves again" + (f", but {told.problem}" if told.problem else ""))
 
     async def _start(self, name: str, listen: str = "127.0.0.1:0", admin: str = "127.0.0.1:0") -> _Node:
         assert self._folder is not None, "use it in `async with`"

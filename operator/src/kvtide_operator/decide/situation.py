@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final, Literal, Self
 
-from kvtide_cachenode.eviction import root_of
+from kvtide_cachenode.placement import root_of
 from kvtide_operator.api.quantity import format_duration, format_quantity
 from kvtide_operator.api.status import DecisionStatus, PredictionError
 from kvtide_operator.api.tieredcache import TieredCacheSpec

@@ -3,7 +3,7 @@
 from typing import Any
 
 from kvtide_cachenode.contract.sizing import SSD_ENTRY_BYTES
-from kvtide_operator.act.node_options import SSD_ADMISSION
+from kvtide_operator.act.node_options import SSD_WRITES
 from kvtide_operator.api.engine import BaseProfile, CatalogueProfile, MeasuredProfile
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.api.tierclass import TierClass
@@ -63,7 +63,7 @@ def declared(manifest: Manifest, pace: Pace | None = None) -> dict[str, Any]:
         "loading": "async" if vllm else "layered",
         "offload": _OFFLOAD[spec.engine.offload],
         "routing": _ROUTING[spec.engine.routing],
-        "write_admission": SSD_ADMISSION[spec.ssd.admission if spec.ssd else "Always"],
+        "ssd_writes": SSD_WRITES[spec.ssd.admission if spec.ssd else "Always"],
         "ssd_max_bytes": spec.ssd.capacity.max if spec.ssd else None,
         "ssd_index_bytes": SSD_ENTRY_BYTES,
     }

@@ -123,8 +123,7 @@ class _Pace:
         if self._speed is None:
             return
         due_s = self._began_s + float(self._arrival_s[request]) / self._speed
-        early_s = due_s - time.perf_counter()
-        if early_s > 0:
+        while (early_s := due_s - time.perf_counter()) > 0:  # a timer of whole milliseconds may be early
             await asyncio.sleep(early_s)
         self.behind_max_s = max(self.behind_max_s, time.perf_counter() - due_s)
 

@@ -7,7 +7,7 @@ from math import ceil
 import numpy as np
 
 from kvtide_cachenode.contract.sizing import LOG_INDEX_SHARE
-from kvtide_cachenode.eviction import NEEDED_WORTH
+from kvtide_cachenode.placement import NEEDED_WORTH
 from kvtide_operator.simulate.batch import idle_batch
 from kvtide_operator.simulate.cache.channel import idle_channel
 from kvtide_operator.simulate.cache.passes import CachePass, cache_pass
@@ -143,7 +143,7 @@ class Evaluator:
         )
 
     def _retention(self, configuration: Configuration, passed: CachePass) -> Retention:
-        needed_worth = NEEDED_WORTH[self.scenario.write_admission]
+        needed_worth = NEEDED_WORTH[self.scenario.ssd_writes]
         kept = retention(passed, self._group, self._group_ttl_s(configuration), needed_worth)
         return replace(kept, peak_blocks=min(kept.peak_blocks, self._indexed_blocks(configuration)))
 
@@ -214,7 +214,7 @@ class Evaluator:
             ssd=empty_ssd(
                 self._group if ssd else self._group[:0],
                 self._group_ttl_s(configuration) if ssd else (0.0,),
-                scenario.write_admission,
+                scenario.ssd_writes,
                 ssd.cap_blocks if ssd else 1,
                 self._dram_blocks(configuration.dram_bytes),
                 scenario.ssd_index_bytes / scenario.dram_block_bytes

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from kvtide_cachenode.eviction import WriteAdmission
+from kvtide_cachenode.placement import SsdWrites
 from kvtide_operator.simulate.batch import MAX_REQUESTS
 from kvtide_operator.simulate.cache.pool import Offload, Routing
 from kvtide_operator.simulate.engine.profile import EngineProfile
@@ -60,7 +60,7 @@ class Scenario:
         loading: how blocks come from DRAM: layer by layer during the step that begins the prefill, or looked
             up and loaded while other requests' steps run; only the end of a step notices that either is
             done (vLLM's asynchronous connectors).
-        write_admission: which demotions are written to SSD.
+        ssd_writes: which demotions are written to SSD.
         chunk_tokens: tokens of one step.
         max_sequences: requests admitted at a time, per engine.
         ssd_max_bytes: the byte cap of the SSD tier, None for what the class sells.
@@ -86,7 +86,7 @@ class Scenario:
     routing: Routing = "roundRobin"
     reload: Reload = "queueing"
     loading: Loading = "layered"
-    write_admission: WriteAdmission = "always"
+    ssd_writes: SsdWrites = "always"
     chunk_tokens: int = 8192
     max_sequences: int = 256
     ssd_max_bytes: int | None = None

@@ -1,20 +1,20 @@
 """Replies whose value lies in the tier below, or that have to wait for it."""
 
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Final
 
 from kvtide_cachenode.access_trace.inference import Access
+from kvtide_cachenode.client_memory import MAX_UNSENT_BYTES
 from kvtide_cachenode.serve.commands.routing import run
 from kvtide_cachenode.serve.commands.table import TABLE
 from kvtide_cachenode.serve.request import Request
 from kvtide_cachenode.serve.session import ReplyCutError, Session
-from kvtide_cachenode.store import CapacityError, StreamBrokenError, TieredStore
+from kvtide_cachenode.store import CapacityError, Store, StreamBrokenError
 from kvtide_cachenode.wire import replies
 
 # Values of an MGET that are read while an earlier one is sent.
 READ_AHEAD: Final = 4
-# An MGET reads on when no more than this is unsent.
-UNSENT_BYTES: Final = 1024 * 1024
 
 
 async def reply_value(session: Session, key: bytes, access: Access | None = None) -> bool:
@@ -23,7 +23,7 @@ async def reply_value(session: Session, key: bytes, access: Access | None = None
     Raises:
         ReplyCutError: the value turned out to be damaged when a part of it was sent.
     """
-    store = _tiered(session)
+    store = session.node.store
     try:
         entry = await store.fetch(key)
     except CapacityError:
@@ -38,20 +38,25 @@ async def reply_value(session: Session, key: bytes, access: Access | None = None
 
 async def reply_values(session: Session, keys: list[bytes], head: tuple[bytes, ...]) -> None:
     """Queue ``head`` and several values, some of which are below: read ahead, sent as they come."""
-    store = _tiered(session)
+    store = session.node.store
     for line in head:
         session.reply(line + replies.CRLF)
     hits = []
     for at, key in enumerate(keys):
         store.read_ahead(keys[at : at + READ_AHEAD])
         hits.append(await reply_value(session, key))
-        if session.queued_bytes > UNSENT_BYTES:
-            await session.room(UNSENT_BYTES)
+        if session.queued_bytes > MAX_UNSENT_BYTES:
+            await session.room(MAX_UNSENT_BYTES)
     session.observe(Access.LOAD, keys, hits)
 
 
-async def _reply_stream(session: Session, store: TieredStore, key: bytes) -> bool:
-    async with store.stream(key) as value:
+async def _reply_stream(session: Session, store: Store, key: bytes) -> bool:
+    async with AsyncExitStack() as stack:
+        try:
+            value = await stack.enter_async_context(store.stream(key))
+        except CapacityError as error:
+            session.fail(str(error), "OOM")
+            return False
         store.streamed(value.length)
         if value.length is None:
             session.reply(session.nil)
@@ -70,26 +75,26 @@ async def _reply_stream(session: Session, store: TieredStore, key: bytes) -> boo
 def acknowledge(session: Session, reply: bytes) -> None:
     """Queue the reply to a change, once no restart brings back what it replaced."""
     if session.node.store.unsettled:
-        session.answer_later(_settled(session, _tiered(session), reply))
+        session.answer_later(_settled(session, reply))
     else:
         session.reply(reply)
 
 
-async def _settled(session: Session, store: TieredStore, reply: bytes) -> None:
-    await store.settle()
+async def _settled(session: Session, reply: bytes) -> None:
+    await session.node.store.settle()
     session.reply(reply)
 
 
 def acknowledge_held(session: Session) -> None:
     """Queue the value that the session holds in reply to its removal, once no restart brings it back."""
     if session.node.store.unsettled:
-        session.answer_later(_settled_held(session, _tiered(session)))
+        session.answer_later(_settled_held(session))
     else:
         session.reply_held()
 
 
-async def _settled_held(session: Session, store: TieredStore) -> None:
-    await store.settle()
+async def _settled_held(session: Session) -> None:
+    await session.node.store.settle()
     session.reply_held()
 
 
@@ -103,7 +108,7 @@ def in_dram(session: Session, request: Request, then: Callable[[], None]) -> Non
 
 async def _fetched(session: Session, request: Request) -> None:
     """Run the command anew, from its routing on: meanwhile its key may have gone to another node."""
-    words, store = request.words, _tiered(session)
+    words, store = request.words, session.node.store
     try:
         await store.fetch(words[1])
     except CapacityError as error:
@@ -113,9 +118,3 @@ async def _fetched(session: Session, request: Request) -> None:
         session.fail("the value is on the SSD, which cannot be read now: try again")
         return
     run(session, TABLE[words[0].upper()], request)
-
-
-def _tiered(session: Session) -> TieredStore:
-    store = session.node.store
-    assert isinstance(store, TieredStore), "only a store with two tiers has something below"
-    return store

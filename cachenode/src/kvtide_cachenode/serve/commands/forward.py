@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from kvtide_cachenode.access_trace.inference import Access
+from kvtide_cachenode.client_memory import MAX_UNSENT_BYTES
 from kvtide_cachenode.cluster.redirect import LAST_HOP, UNAWARE, Forward, Serve, decide
 from kvtide_cachenode.cluster.topology import Node
 from kvtide_cachenode.peers.link import PeerLink, PeerLostError, bulk_length
@@ -25,7 +26,6 @@ from kvtide_cachenode.wire import replies
 ANSWER_S: Final = 10.0
 STREAM_S: Final = 60.0
 COPIED_BYTES: Final = 16 * 1024  # a shorter rest of a reply is copied, so that the link is free at once
-MAX_UNSENT_BYTES: Final = 1024 * 1024
 PORT_DIGITS: Final = 5
 
 

@@ -8,7 +8,7 @@ from kvtide_cachenode.serve.commands.below import acknowledge
 from kvtide_cachenode.serve.commands.table import command, fail_unknown, natural
 from kvtide_cachenode.serve.request import Request
 from kvtide_cachenode.serve.session import Session
-from kvtide_cachenode.store import Store, TieredStore
+from kvtide_cachenode.store import Store
 from kvtide_cachenode.wire import replies
 
 SCAN_COUNT = 10  # redis' default
@@ -107,7 +107,7 @@ def flushall(session: Session, request: Request) -> None:
 async def _flushed(session: Session) -> None:
     """Answer FLUSHALL when nothing brings the keys back and what they took is free."""
     store = session.node.store
-    if isinstance(store, TieredStore) and store.unsettled:
+    if store.unsettled:
         await store.settle()
     while store.free_flushed():
         await session.node.turns.share()

@@ -42,7 +42,7 @@ def mget_part(session: Session, request: Request) -> None:
 
 
 def _reply_all(session: Session, keys: list[bytes], head: tuple[bytes, ...]) -> None:
-    if session.node.store.tiered and any(map(session.node.store.below, keys)):
+    if not session.node.store.all_here(keys):
         session.answer_later(reply_values(session, keys, head))
         return
     entries = session.node.store.get_all(keys)

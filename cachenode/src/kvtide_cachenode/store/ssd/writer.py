@@ -1,4 +1,4 @@
-"""The log's way in: admission, a place, a thread that writes, and the books when it is done."""
+"""The log's way in: whether there is room, a place, a thread that writes, and the books when it is done."""
 
 import asyncio
 import errno

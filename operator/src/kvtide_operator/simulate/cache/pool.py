@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from kvtide_cachenode.eviction.admission import REUSED, TOUCHED_TWICE
+from kvtide_cachenode.placement.ssd_writes import REUSED, TOUCHED_TWICE
 from kvtide_operator.simulate.cache.lru import NEWER, Links, append, empty_lists, present, unlink
 from kvtide_operator.simulate.requests import Requests, Rows
 

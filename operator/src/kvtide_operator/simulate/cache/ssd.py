@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from kvtide_cachenode.eviction import NEEDED_WORTH, WriteAdmission
+from kvtide_cachenode.placement import NEEDED_WORTH, SsdWrites
 from kvtide_operator.simulate.cache.lru import NEWER, Links, append, empty_lists, present, unlink
 from kvtide_operator.simulate.requests import Rows
 
@@ -50,7 +50,7 @@ class Ssd(NamedTuple):
 def empty_ssd(
     group: NDArray[np.int8],
     ttl_s: tuple[float, ...],
-    admission: WriteAdmission,
+    writes: SsdWrites,
     cap_blocks: int,
     room_blocks: int = 0,
     index_blocks: float = 0.0,
@@ -62,7 +62,7 @@ def empty_ssd(
         group=group,
         ttl_s=np.array(ttl_s, dtype=np.float64),
         tally=np.zeros(8, dtype=np.int64),
-        needed_worth=NEEDED_WORTH[admission],
+        needed_worth=NEEDED_WORTH[writes],
         cap_blocks=max(cap_blocks, 1),
         room_blocks=room_blocks,
         index_blocks=index_blocks,

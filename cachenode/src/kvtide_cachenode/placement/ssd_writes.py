@@ -1,4 +1,4 @@
-"""SSD write admission: which entries that leave DRAM are worth writing. Pure; the names are the simulator's.
+"""Which entries that leave DRAM are worth writing to the SSD. Pure; the names are the simulator's.
 
 An entry's worth is two bits. `TOUCHED_TWICE`: it was asked for at least twice, evictions in between or not.
 `REUSED`: it was asked for again while it was in DRAM.
@@ -8,11 +8,11 @@ from array import array
 from typing import Final, Literal
 from zlib import crc32
 
-WriteAdmission = Literal["always", "secondTouch", "reusedOnly"]
+SsdWrites = Literal["always", "secondTouch", "reusedOnly"]
 
 TOUCHED_TWICE: Final = 1
 REUSED: Final = 2
-NEEDED_WORTH: Final[dict[WriteAdmission, int]] = {
+NEEDED_WORTH: Final[dict[SsdWrites, int]] = {
     "always": 0,
     "secondTouch": TOUCHED_TWICE,
     "reusedOnly": REUSED,
@@ -24,9 +24,9 @@ NEEDED_WORTH: Final[dict[WriteAdmission, int]] = {
 REMEMBERED_KEYS: Final = 1 << 18
 
 
-def admits(admission: WriteAdmission, worth: int) -> bool:
+def is_written(writes: SsdWrites, worth: int) -> bool:
     """Whether an entry of this worth is written."""
-    needed = NEEDED_WORTH[admission]
+    needed = NEEDED_WORTH[writes]
     return worth & needed == needed
 
 

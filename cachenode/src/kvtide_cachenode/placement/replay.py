@@ -4,8 +4,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from kvtide_cachenode.eviction.admission import REUSED, TOUCHED_TWICE, WriteAdmission, admits
-from kvtide_cachenode.eviction.policy import Policy
+from kvtide_cachenode.placement.policy import Policy
+from kvtide_cachenode.placement.ssd_writes import REUSED, TOUCHED_TWICE, SsdWrites, is_written
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -17,7 +17,7 @@ class Replayed:
     requested: int = 0
     hit: int = 0
     evicted: int = 0
-    admitted: int = 0
+    written: int = 0
 
     @property
     def prefix_hit_ratio(self) -> float:
@@ -30,12 +30,12 @@ def replay(
     requests: Iterable[Sequence[Key]],
     block_bytes: int,
     capacity_bytes: int,
-    admission: WriteAdmission = "always",
+    writes: SsdWrites = "always",
 ) -> Replayed:
     """Play requests, each its blocks from the root on, against one tier under a fresh policy.
 
     Every block of a request ends up in the tier, hit or computed. ``admitted`` counts the evictions that
-    ``admission`` would have written to a tier below.
+    ``writes`` would have written to a tier below.
     """
     said = Replayed()
     worth: dict[Key, int] = {}
@@ -59,7 +59,7 @@ def replay(
                 policy.removed(victim)
                 held.remove(victim)
                 said.evicted += 1
-                said.admitted += admits(admission, worth[victim])
+                said.written += is_written(writes, worth[victim])
             if room:
                 held.add(block)
                 policy.inserted(block, block_bytes)

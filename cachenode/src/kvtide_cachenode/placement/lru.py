@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Iterator
 from itertools import islice
 from typing import Final, Generic, Self, TypeVar
 
-from kvtide_cachenode.eviction.policy import PAGE_KEYS
+from kvtide_cachenode.placement.policy import PAGE_KEYS
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -1,18 +1,16 @@
-"""Eviction policies and SSD write admission, pure: the node runs them and the simulator runs the same."""
+"""Who leaves a tier, and which of those the SSD gets, pure; `replay` plays a trace against any policy."""
 
 from collections.abc import Callable
 from typing import Any
 
-from kvtide_cachenode.eviction.admission import NEEDED_WORTH, History, WriteAdmission, admits
-from kvtide_cachenode.eviction.depth import depth_in_key, root_in_key, root_of
-from kvtide_cachenode.eviction.gdsf import GreedyDualSizeFrequency
-from kvtide_cachenode.eviction.lru import LeastRecentlyUsed
-from kvtide_cachenode.eviction.policy import Policy
-from kvtide_cachenode.eviction.replay import Replayed, replay
+from kvtide_cachenode.placement.depth import depth_in_key, root_in_key, root_of
+from kvtide_cachenode.placement.lru import LeastRecentlyUsed
+from kvtide_cachenode.placement.policy import Policy
+from kvtide_cachenode.placement.replay import Replayed, replay
+from kvtide_cachenode.placement.ssd_writes import NEEDED_WORTH, History, SsdWrites, is_written
 
 POLICIES: dict[str, Callable[[], Policy[Any]]] = {
     "lru": LeastRecentlyUsed,
-    "gdsf": GreedyDualSizeFrequency,
 }
 
 
@@ -30,14 +28,13 @@ def make_policy(name: str) -> Policy[Any]:
 __all__ = [
     "NEEDED_WORTH",
     "POLICIES",
-    "GreedyDualSizeFrequency",
     "History",
     "LeastRecentlyUsed",
     "Policy",
     "Replayed",
-    "WriteAdmission",
-    "admits",
+    "SsdWrites",
     "depth_in_key",
+    "is_written",
     "make_policy",
     "replay",
     "root_in_key",
