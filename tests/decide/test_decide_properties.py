@@ -44,7 +44,7 @@ def situations(draw, make):
         for _ in range(draw(st.integers(0, 4)))
     ]
     spec = make.spec(
-        maxStep=draw(st.floats(0, 1)),
+        maxStep=draw(st.floats(0.001, 1)),
         up={"stabilization": draw(st.sampled_from([0.0, 300.0]))},
         down={"stabilization": draw(st.sampled_from([0.0, 600.0]))},
         minimumGain=draw(st.sampled_from([0.0, 0.03])),
