@@ -18,7 +18,7 @@ COMPILE = """
 import sys
 from pathlib import Path
 from kvtide_operator.api.manifest import load_manifest
-from kvtide_operator.planner.bench import warm_up
+from kvtide_operator.planner.planning import warm_up
 warm_up(load_manifest(Path(sys.argv[1])))
 """
 

@@ -4,7 +4,7 @@ import pytest
 
 from kvtide_operator.api.point import Latency, Point
 from kvtide_operator.api.status import PredictionError, Sizes
-from kvtide_operator.decide.effect import Run, Windows, contradiction, last_run, settle_s, windows_of
+from kvtide_operator.decide.effect import Run, Windows, contradiction, effect_s, last_run, windows_of
 from kvtide_operator.decide.prediction import Measured, deviation, measured, smoothed
 from kvtide_operator.world.metrics import EngineMetrics, Missing, Stale, Value
 
@@ -103,12 +103,12 @@ def test_what_failed_or_was_undone_is_no_run(make):
 
 @pytest.mark.parametrize(("since_s", "judged"), [(1199, False), (1200, True), (2400, True), (2401, False)])
 def test_a_run_is_judged_once_it_settled_and_while_it_is_fresh(since_s, judged):
-    found = windows_of(RUN, RUN.ended_s + since_s, settle_s(600.0))
+    found = windows_of(RUN, RUN.ended_s + since_s, effect_s(600.0))
     assert found == (Windows(RUN.began_s, RUN.ended_s + since_s, 600.0) if judged else None)
 
 
 def test_a_minute_at_least_to_settle():
-    assert settle_s(0.0) == 60.0
+    assert effect_s(0.0) == 60.0
 
 
 def figures(error):

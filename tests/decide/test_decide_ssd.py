@@ -64,8 +64,8 @@ def test_ttls_of_subtrees_are_the_plans_where_it_is_worth_it_and_long_enough_wat
     assert judge(early).target.groups is None
     poor = replace(grouped(make), gain=0.001)
     assert judge(situation(replace(here, groups=GROUPS), plan=poor)).target.groups == GROUPS
-    settled = judge(situation(replace(here, groups=GROUPS), plan=grouped(make)))
-    assert settled.action == "Hold"
+    judged = judge(situation(replace(here, groups=GROUPS), plan=grouped(make)))
+    assert judged.action == "Hold"
 
 
 def test_where_every_block_is_in_a_subtree_others_are_kept_as_long_as_any(situation, make):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvtide_operator.api.cacheplan import CachePlan, CachePlanStatus
-from kvtide_operator.decide.plans import KEPT, OVER, Now, has_moved, is_needed, phase_of, review
+from kvtide_operator.decide.plans import KEPT, OVER, Circumstances, has_moved, is_needed, phase_of, review
 from kvtide_operator.decide.target import Target
 
 from .conftest import GIB, point
@@ -17,15 +17,15 @@ HALF_WAY = Target(96 * GIB)
 REACHED = Target(128 * GIB)
 
 
-def now(mode="Auto", target=BASELINE, *, settled=True, at_s=1000.0, contradicted=None) -> Now:
-    return Now(mode, target, settled, at_s, 0.03, contradicted)
+def now(mode="Auto", target=BASELINE, *, settled=True, at_s=1000.0, contradicted=None) -> Circumstances:
+    return Circumstances(mode, target, settled, at_s, 0.03, contradicted)
 
 
 def phases(plans, at) -> dict[str, str]:
     return {name: status.phase for name, status in review(plans, at).statuses.items()}
 
 
-def reviewed(plan: CachePlan, at: Now, *others: CachePlan) -> CachePlan:
+def reviewed(plan: CachePlan, at: Circumstances, *others: CachePlan) -> CachePlan:
     """The plan as it reads after its status was written."""
     return plan.model_copy(update={"status": review([plan, *others], at).statuses[plan.metadata.name]})
 

@@ -9,11 +9,11 @@ from prometheus_client import CollectorRegistry
 from tests.status.conftest import SETTLED, WORLD, cache, node, pod
 
 from kvtide_cachenode.contract.sizing import limit_for
-from kvtide_operator.act.seen import Seen
 from kvtide_operator.act.status import status_of
+from kvtide_operator.act.status_inputs import StatusInputs
 from kvtide_operator.api.manifest import Manifest, ManifestError, load_manifest
 from kvtide_operator.decide.target import Target
-from kvtide_operator.planner import bench
+from kvtide_operator.planner import planning
 from kvtide_operator.planner.bill import Bill
 from kvtide_operator.reconcile.metrics import ReconcileMetrics
 from kvtide_operator.simulate.configuration import Configuration
@@ -55,9 +55,9 @@ def test_memory_of_all_containers_and_volumes_as_they_are_sold_are_paid_for(tmp_
 def test_plan_status_and_metric_say_the_same() -> None:
     demo = load_manifest(ROOT / "operator/src/kvtide_operator/cli/demo.yaml")
     manifest = replace(demo, in_containers=True)
-    bench.take_in("bill", manifest, (), 1e9, generate(profile="chat", requests=50, rate_per_s=2.0, seed=1))
-    found = bench.search("bill", manifest, Configuration(128 * MIB))
-    bench.forget("bill")
+    planning.take_in("bill", manifest, (), 1e9, generate(profile="chat", requests=50, rate_per_s=2.0, seed=1))
+    found = planning.search("bill", manifest, Configuration(128 * MIB))
+    planning.forget("bill")
     assert found is not None
     bill = Bill.of(manifest)
     for point in (found[0].current, found[0].chosen):
@@ -68,7 +68,7 @@ def test_plan_status_and_metric_say_the_same() -> None:
         pods=tuple(pod(n, memory_bytes=limit_for(64 * MIB)) for n in (0, 1)),
         nodes={f"vllm-small-{n}": node(n, capacity_bytes=64 * MIB) for n in (0, 1)},
     )
-    seen = Seen(
+    seen = StatusInputs(
         cache=cache(),
         world=world,
         target=Target(128 * MIB),
@@ -93,7 +93,7 @@ def test_costs_of_two_currencies_are_never_added(tmp_path: Path) -> None:
     euros["spec"]["price"]["currency"] = "EUR"
     classes = manifest.classes | {"essd-pl2": type(manifest.classes["essd-pl2"]).model_validate(euros)}
     assert isnan(Bill.of(replace(manifest, classes=classes)).per_hour(GIB))
-    seen = Seen(
+    seen = StatusInputs(
         cache=cache(), world=WORLD, target=Target(4 * GIB), done=SETTLED, prices={"DRAM": lambda _: 1.0},
         has_one_currency=False,
     )  # fmt: skip

@@ -25,7 +25,7 @@ from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.replan import moved
 from kvtide_operator.observe.page import Page
 from kvtide_operator.plan.proposal import Demand, Heard
-from kvtide_operator.planner import bench
+from kvtide_operator.planner import planning
 from kvtide_operator.planner.history import TraceHistory
 from kvtide_operator.planner.process import Planner, PlannerLostError
 from kvtide_operator.simulate.cache.curve import hit_curve
@@ -94,14 +94,14 @@ async def test_it_answers_with_the_demand_and_a_plan(planner: Planner, manifest:
 def test_what_no_load_could_be_planned_for_is_found_without_any(
     manifest: Manifest, spec: dict[str, dict[str, object]], says: str
 ) -> None:
-    assert bench.check(manifest) is None
+    assert planning.check(manifest) is None
     declared = manifest.cache.model_dump(mode="json", by_alias=True, exclude_none=True)
     for part, values in spec.items():
         declared["spec"].setdefault(part, {})
         if part == "model" and "kvBytesPerToken" not in values:
             declared["spec"][part].pop("kvBytesPerToken", None)
         declared["spec"][part] |= values
-    reason = bench.check(replace(manifest, cache=TieredCache.model_validate(declared)))
+    reason = planning.check(replace(manifest, cache=TieredCache.model_validate(declared)))
     assert reason is not None
     assert re.search(says, reason), reason
 
@@ -118,7 +118,7 @@ def test_classes_of_two_currencies_are_found_without_any_load() -> None:
         TieredCache.model_validate(yaml.safe_load((samples / "vllm-large.yaml").read_text())),
         {name: TierClass.model_validate(classes[name]) for name in ("dram-standard", "essd-pl1", "essd-pl2")},
     )
-    assert bench.check(manifest) == "the prices are in EUR, USD; give all of them in one currency"
+    assert planning.check(manifest) == "the prices are in EUR, USD; give all of them in one currency"
 
 
 async def test_a_lost_process_is_replaced_and_knows_nothing(planner: Planner, manifest: Manifest) -> None:
@@ -162,19 +162,19 @@ def test_the_trace_kept_of_all_caches_together_is_bounded(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     each = NodeLines.decode(TraceText("a page", told(1e9, ids=50).lines)).nbytes
-    monkeypatch.setattr(bench, "MAX_TRACE_BYTES", 5 * each)
-    monkeypatch.setattr(bench, "_benches", bench._Benches())
+    monkeypatch.setattr(planning, "MAX_TRACE_BYTES", 5 * each)
+    monkeypatch.setattr(planning, "_memory", planning._Memory())
     for at in range(20):
-        bench.take_in("large", manifest, (told(1e9 + at, ids=50),), 1e9 + at, None)
-    bench.take_in("small", manifest, (told(1e9, ids=50),), 1e9, None)
-    kept = {key: one.history.kept_bytes for key, one in bench._benches.of.items()}
+        planning.take_in("large", manifest, (told(1e9 + at, ids=50),), 1e9 + at, None)
+    planning.take_in("small", manifest, (told(1e9, ids=50),), 1e9, None)
+    kept = {key: one.history.kept_bytes for key, one in planning._memory.caches.items()}
     assert kept == {"large": 4 * each, "small": each}
 
 
 def test_a_line_is_decoded_once_however_often_it_is_planned_on(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "_benches", bench._Benches())
+    monkeypatch.setattr(planning, "_memory", planning._Memory())
     decode, decoded = NodeLines.decode, 0
 
     def counting(text: TraceText) -> NodeLines:
@@ -185,7 +185,7 @@ def test_a_line_is_decoded_once_however_often_it_is_planned_on(
     monkeypatch.setattr(NodeLines, "decode", counting)
     for minute in range(30):
         pages = told(1e6 + minute, minute, "a"), told(1e6 + minute, minute, "b")
-        heard = bench.take_in("a", manifest, pages, 1e6 + minute, None)
+        heard = planning.take_in("a", manifest, pages, 1e6 + minute, None)
         assert heard.demand is not None
         assert heard.demand.requests == 2 * (minute + 1)
     assert decoded == 60
@@ -194,12 +194,12 @@ def test_a_line_is_decoded_once_however_often_it_is_planned_on(
 def test_nothing_is_planned_on_lines_that_may_be_no_requests_and_the_reason_is_said(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "_benches", bench._Benches())
+    monkeypatch.setattr(planning, "_memory", planning._Memory())
     sure = json.loads(told(1e9, 0).lines) | {"observed_at": "node", "hit_blocks": 0}
     doubted = sure | {"seq": 1, "unreliable": "ranks"}
 
     def heard(row: dict[str, Any]) -> Heard:
-        return bench.take_in("a", manifest, (Page(json.dumps(row).encode()),), 1e9, None)
+        return planning.take_in("a", manifest, (Page(json.dumps(row).encode()),), 1e9, None)
 
     alone = heard(doubted)
     assert alone.demand is None
@@ -309,16 +309,16 @@ def children() -> list[int]:
 def test_nothing_asked_is_told_from_what_is_not_known(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "_benches", bench._Benches())
+    monkeypatch.setattr(planning, "_memory", planning._Memory())
     window_s = manifest.cache.spec.scaling.window
 
     def take_in(at_s: float, *pages: Page, before: Trace | None = None) -> Heard:
-        return bench.take_in("a", manifest, pages, at_s, before)
+        return planning.take_in("a", manifest, pages, at_s, before)
 
     assert take_in(1e6) == Heard(None)
     assert not take_in(1e6, Page(b"", gap_lines=3)).complete
     assert not take_in(1e6, Page(b"{}\n")).complete
-    monkeypatch.setattr(bench, "_benches", bench._Benches())
+    monkeypatch.setattr(planning, "_memory", planning._Memory())
     heard = take_in(1e6 + 10, told(1e6))
     assert heard.demand is not None
     assert heard.demand.requests == 1

@@ -11,7 +11,7 @@ from kvtide_operator.simulate.cache.pool import empty_pool
 from kvtide_operator.simulate.cache.ssd import empty_ssd
 from kvtide_operator.simulate.engine.step_times import decode_attention_s, linear_s
 from kvtide_operator.simulate.requests import requests_of
-from kvtide_operator.simulate.serve import Transfers, World, serve
+from kvtide_operator.simulate.serve import Simulation, Transfers, serve
 
 MAX_SEQUENCES, CHUNK_TOKENS = 3, 64
 
@@ -70,7 +70,7 @@ def test_runs_of_steps_end_when_their_steps_do(make_trace, make_profile, asked):
     requests = [(at / 100, n, m, []) for at, n, m in asked]
     profile = make_profile(1e-3, 1e-6, kv_tokens=500)
     played = requests_of(make_trace(requests), "mooncake")
-    world = World(
+    run = Simulation(
         requests=played,
         batch=idle_batch(played, profile, 1, CHUNK_TOKENS, MAX_SEQUENCES),
         pool=empty_pool(played, 1, 0, 0, "writeThrough", "roundRobin"),
@@ -82,7 +82,7 @@ def test_runs_of_steps_end_when_their_steps_do(make_trace, make_profile, asked):
         loads_async=False,
         while_queued=False,
     )
-    serve(world)
+    serve(run)
     first_s, finish_s = step_by_step(requests, profile)
     assert played.row.first_token_s == pytest.approx(first_s, abs=1e-9)
     assert played.row.finish_s == pytest.approx(finish_s, abs=1e-9)

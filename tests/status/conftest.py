@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kvtide_operator.act.seen import Seen
 from kvtide_operator.act.status import status_of, written
+from kvtide_operator.act.status_inputs import StatusInputs
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.steps import Pass
 from kvtide_operator.decide.target import Target
@@ -81,11 +81,11 @@ def plan(dram_gib: int = 8, *, gain: float = 0.2, **outcome: Any) -> Plan:
 
 
 @pytest.fixture
-def seen() -> Seen:
-    return Seen(cache=cache(), world=WORLD, target=Target(4 * GIB), done=SETTLED)
+def seen() -> StatusInputs:
+    return StatusInputs(cache=cache(), world=WORLD, target=Target(4 * GIB), done=SETTLED)
 
 
-def after(seen: Seen, **changes: Any) -> Seen:
+def after(seen: StatusInputs, **changes: Any) -> StatusInputs:
     """The same cache with the status that was written, and what has changed since."""
     stored = written(status_of(seen))
     body = seen.cache.model_dump(mode="json", by_alias=True) | {"status": stored}

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtide_cachenode.placement import root_of
-from kvtide_operator.act.seen import Seen
 from kvtide_operator.act.status import (
     remembered_holds,
     remembered_ssd_class,
@@ -15,6 +14,7 @@ from kvtide_operator.act.status import (
     status_of,
     written,
 )
+from kvtide_operator.act.status_inputs import StatusInputs
 from kvtide_operator.api.status import DecisionStatus, PredictionError, Sizes
 from kvtide_operator.decide.outcomes import has_failed
 from kvtide_operator.decide.steps import Held, Pass
@@ -34,7 +34,7 @@ def decision(
     )
 
 
-def test_a_settled_cache_as_people_read_it(seen: Seen) -> None:
+def test_a_settled_cache_as_people_read_it(seen: StatusInputs) -> None:
     said = written(
         status_of(replace(seen, prices={"DRAM": lambda paid: paid / GIB * 0.01}, prefix_hit_ratio=0.314))
     )
@@ -80,7 +80,7 @@ def test_a_settled_cache_as_people_read_it(seen: Seen) -> None:
     entries=st.integers(0, 10**6),
 )
 def test_nothing_is_written_when_there_is_no_news(used, ratio, later_s, entries) -> None:
-    before = Seen(
+    before = StatusInputs(
         cache=cache(), world=WORLD, target=Target(4 * GIB), done=SETTLED, prefix_hit_ratio=0.314,
         hit_ratios={"DRAM": 0.314}, plan=plan(), plan_name="vllm-small-1",
         prediction_error=PredictionError(hit_ratio=0.01, ttft=0.07), decisions=(decision(NOW_S),),
@@ -102,7 +102,7 @@ def test_nothing_is_written_when_there_is_no_news(used, ratio, later_s, entries)
     assert written(status_of(now))["decisions"][1:] == stored["decisions"], "another sentence is news"
 
 
-def test_figures_that_move_are_written(seen: Seen) -> None:
+def test_figures_that_move_are_written(seen: StatusInputs) -> None:
     first = after(replace(seen, prefix_hit_ratio=0.31))
     nodes = {name: replace(state, used_bytes=2 * GIB) for name, state in WORLD.nodes.items()}
     said = status_of(replace(first, world=replace(WORLD, nodes=nodes), prefix_hit_ratio=0.33))
@@ -111,7 +111,7 @@ def test_figures_that_move_are_written(seen: Seen) -> None:
     assert said.tiers[0].used > 3.9 * GIB
 
 
-def test_metrics_go_before_traces(seen: Seen) -> None:
+def test_metrics_go_before_traces(seen: StatusInputs) -> None:
     metrics = EngineMetrics(at_s=NOW_S, window_s=60.0, prefix_hit_ratio=Value(NOW_S, 0.42))
     assert status_of(replace(seen, metrics=metrics, prefix_hit_ratio=0.2)).hit_ratio == 0.42
     nothing = EngineMetrics(at_s=NOW_S, window_s=60.0)
@@ -128,7 +128,7 @@ def test_two_tiers() -> None:
         ClaimState(f"ssd-vllm-large-{n}", n, "u", "1", "essd-pl1", 128 * GIB, 128 * GIB, expandable=True)
         for n in (0, 1)
     )
-    seen = Seen(
+    seen = StatusInputs(
         cache=cache("vllm-large"),
         world=replace(WORLD, nodes=nodes, claims=claims),
         target=Target(4 * GIB, 200 * GIB, 5400.0),
@@ -157,7 +157,7 @@ def test_an_operator_that_starts_anew_knows_what_was_wanted_and_given_up(dram, s
     absent = Held("vllm-small-2", 0, "its pod does not run", NOW_S - 9)
     by_root = tuple(sorted((root_of(root), millis / 1000) for root, millis in roots.items()))
     target = Target(dram, ssd, ttl_s, GroupTtls(by_root, 7.5) if roots else None)
-    seen = Seen(
+    seen = StatusInputs(
         cache=cache("vllm-large"),
         world=WORLD,
         target=target,
@@ -172,14 +172,14 @@ def test_an_operator_that_starts_anew_knows_what_was_wanted_and_given_up(dram, s
     assert remembered_holds(None) == ()
 
 
-def test_ten_decisions_newest_first(seen: Seen) -> None:
+def test_ten_decisions_newest_first(seen: StatusInputs) -> None:
     for n in range(14):
         seen = after(replace(seen, decisions=(decision(NOW_S + n, to_gib=5 + n),)))
     decisions = seen.cache.status.decisions
     assert [each.after.dram // GIB for each in decisions] == list(range(18, 8, -1))
 
 
-def test_the_same_decision_with_other_figures_is_no_news(seen: Seen) -> None:
+def test_the_same_decision_with_other_figures_is_no_news(seen: StatusInputs) -> None:
     waits = decision(NOW_S, 4, "waits: 3 of 10 minutes", "Hold")
     seen = after(replace(seen, decisions=(waits,)))
     again = decision(NOW_S + 60, 4, "waits: 4 of 10 minutes", "Hold")
@@ -188,7 +188,7 @@ def test_the_same_decision_with_other_figures_is_no_news(seen: Seen) -> None:
     assert status_of(replace(seen, decisions=(other,))).decisions == (other, waits)
 
 
-def test_a_decision_tells_its_outcome_once(seen: Seen) -> None:
+def test_a_decision_tells_its_outcome_once(seen: StatusInputs) -> None:
     grow = decision(NOW_S - 12)
     seen = replace(
         seen, target=Target(6 * GIB), done=Pass(None, waiting=("chat-0 grows",)), decisions=(grow,)
@@ -202,7 +202,7 @@ def test_a_decision_tells_its_outcome_once(seen: Seen) -> None:
     assert status_of(later).decisions[0] == first
 
 
-def test_a_move_tells_its_outcome_also_when_another_round_held_meanwhile(seen: Seen) -> None:
+def test_a_move_tells_its_outcome_also_when_another_round_held_meanwhile(seen: StatusInputs) -> None:
     grow, hold = decision(NOW_S - 12), decision(NOW_S - 2, 6, "no gain", "Hold")
     hold = hold.model_copy(update={"before": hold.after})
     done = Pass(None, waiting=("chat-0 grows",))
@@ -212,7 +212,7 @@ def test_a_move_tells_its_outcome_also_when_another_round_held_meanwhile(seen: S
     assert (newest.outcome, move.outcome) == (None, "in effect after 12 s")
 
 
-def test_a_decision_that_could_not_be_carried_out_says_so(seen: Seen) -> None:
+def test_a_decision_that_could_not_be_carried_out_says_so(seen: StatusInputs) -> None:
     held = Held("vllm-small-1", 2 * GIB, "Infeasible: the machine is full", NOW_S)
     done = Pass(None, held=(held,), settled=True)
     said = status_of(replace(seen, target=Target(6 * GIB), done=done, decisions=(decision(NOW_S - 30),)))
@@ -220,7 +220,7 @@ def test_a_decision_that_could_not_be_carried_out_says_so(seen: Seen) -> None:
     assert "vllm-small-1: Infeasible: the machine is full" in said.decisions[0].outcome
 
 
-def test_the_plan_is_kept_while_there_is_no_newer_one(seen: Seen) -> None:
+def test_the_plan_is_kept_while_there_is_no_newer_one(seen: StatusInputs) -> None:
     first = after(replace(seen, plan=plan(), plan_name="vllm-small-7f3a"))
     said = first.cache.status.plan
     assert said.name == "vllm-small-7f3a"
@@ -229,7 +229,7 @@ def test_the_plan_is_kept_while_there_is_no_newer_one(seen: Seen) -> None:
     assert status_of(replace(first, plan=plan(9), plan_name=None)).plan.name is None
 
 
-def test_a_silent_node_is_said_and_has_no_size(seen: Seen) -> None:
+def test_a_silent_node_is_said_and_has_no_size(seen: StatusInputs) -> None:
     world = replace(WORLD, nodes={"vllm-small-0": node(0)}, silent={"vllm-small-1": "no answer within 5 s"})
     said = written(status_of(replace(seen, world=world)))
     assert said["nodes"][1] == {
@@ -237,7 +237,7 @@ def test_a_silent_node_is_said_and_has_no_size(seen: Seen) -> None:
     }  # fmt: skip
 
 
-def test_long_sentences_are_cut_to_what_the_api_takes(seen: Seen) -> None:
+def test_long_sentences_are_cut_to_what_the_api_takes(seen: StatusInputs) -> None:
     world = replace(WORLD, silent={"vllm-small-1": "x" * 5000})
     said = written(status_of(replace(seen, world=world, problem="y" * 5000)))
     assert len(said["nodes"][1]["silent"]) == 1024
@@ -245,13 +245,13 @@ def test_long_sentences_are_cut_to_what_the_api_takes(seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 11])
-def test_nodes_are_in_their_order(seen: Seen, count: int) -> None:
+def test_nodes_are_in_their_order(seen: StatusInputs, count: int) -> None:
     pods = tuple(pod(n) for n in reversed(range(count)))
     said = status_of(replace(seen, world=replace(WORLD, pods=pods)))
     assert [each.name for each in said.nodes] == [f"vllm-small-{n}" for n in range(count)]
 
 
-def test_a_change_of_class_has_an_outcome_once_the_class_is_there(seen: Seen) -> None:
+def test_a_change_of_class_has_an_outcome_once_the_class_is_there(seen: StatusInputs) -> None:
     def sizes(name: str) -> Sizes:
         return Sizes(dram=4 * GIB, ssd=GIB, ssd_class=name)
 

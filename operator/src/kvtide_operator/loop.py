@@ -12,7 +12,7 @@ from kvtide_operator.api.conditions import shortened
 from kvtide_operator.api.manifest import Manifest
 from kvtide_operator.api.point import Point
 from kvtide_operator.api.status import DecisionStatus, PredictionError
-from kvtide_operator.decide.effect import Contradiction, contradiction, last_run, settle_s, windows_of
+from kvtide_operator.decide.effect import Contradiction, contradiction, effect_s, last_run, windows_of
 from kvtide_operator.decide.plan_document import point_of
 from kvtide_operator.decide.policy import Verdict, judge
 from kvtide_operator.decide.prediction import deviation, measured, smoothed
@@ -186,9 +186,9 @@ class Loop:
 
     async def _contradicted(self, now_s: float) -> Contradiction | None:
         """Why the last moves are to be taken back, where their effect can be seen by now."""
-        settled_s = settle_s(self.manifest.cache.spec.scaling.down.stabilization)
-        run = last_run(self.place.decisions, settled_s)
-        windows = windows_of(run, now_s, settled_s) if run else None
+        shows_after_s = effect_s(self.manifest.cache.spec.scaling.down.stabilization)
+        run = last_run(self.place.decisions, shows_after_s)
+        windows = windows_of(run, now_s, shows_after_s) if run else None
         if run is None or windows is None or self.metrics is None:
             return None
         earlier = [point for at_s, point in self._points if at_s <= run.began_s]

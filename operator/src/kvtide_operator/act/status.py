@@ -7,8 +7,8 @@ import re
 from typing import Any, Final
 
 from kvtide_operator.act.kubernetes.children.names import client_url, connection_name
-from kvtide_operator.act.seen import Seen
 from kvtide_operator.act.status_conditions import conditions_of
+from kvtide_operator.act.status_inputs import StatusInputs
 from kvtide_operator.act.status_summary import summary_of
 from kvtide_operator.api.conditions import merged, shortened
 from kvtide_operator.api.quantity import format_cpu, parse_cpu
@@ -44,7 +44,7 @@ MIB: Final = 1 << 20
 _NUMBERS: Final = re.compile(r"\d+(?:[.,]\d+)*")
 
 
-def status_of(seen: Seen) -> TieredCacheStatus:
+def status_of(seen: StatusInputs) -> TieredCacheStatus:
     """The status as of now."""
     cache, last = seen.cache, seen.cache.status or TieredCacheStatus()
     tiers = _tiers(seen, last)
@@ -118,7 +118,7 @@ def remembered_holds(status: TieredCacheStatus | None) -> tuple[Held, ...]:
     )
 
 
-def _tiers(seen: Seen, last: TieredCacheStatus) -> tuple[TierStatus, ...]:
+def _tiers(seen: StatusInputs, last: TieredCacheStatus) -> tuple[TierStatus, ...]:
     world, spec = seen.world, seen.cache.spec
     nodes = world.nodes.values()
     before = {tier.name: tier for tier in last.tiers}
@@ -165,7 +165,7 @@ def _ttl_groups(target: Target) -> TtlGroups | None:
     return TtlGroups(subtrees=subtrees, other=target.groups.other_s)
 
 
-def _tier(seen: Seen, tier: TierStatus, last: TierStatus | None) -> TierStatus:
+def _tier(seen: StatusInputs, tier: TierStatus, last: TierStatus | None) -> TierStatus:
     """The tier with its price, and with what trembles as it was written last where it has hardly moved."""
     price = seen.prices.get(tier.medium)
     used = tier.used
@@ -192,7 +192,7 @@ def _steady(now: float | None, last: float | None, step: float) -> float | None:
     return last if last is not None and abs(now - last) < step else round(round(now / step) * step, 6)
 
 
-def _nodes(seen: Seen) -> tuple[CacheNodeStatus, ...]:
+def _nodes(seen: StatusInputs) -> tuple[CacheNodeStatus, ...]:
     """Every pod, and places of the set that are held at nothing because no pod runs there."""
     held = {each.pod: each for each in seen.done.held} if seen.done else {}
     pods = {pod.name: _node(pod, seen.world, held.get(pod.name)) for pod in seen.world.pods}
@@ -227,7 +227,7 @@ def _node(pod: PodState, world: CacheWorld, held: Held | None) -> CacheNodeStatu
     )
 
 
-def _plan(seen: Seen, last: TieredCacheStatus) -> PlanStatus | None:
+def _plan(seen: StatusInputs, last: TieredCacheStatus) -> PlanStatus | None:
     plan = seen.plan
     if plan is None:
         found = last.plan
@@ -252,7 +252,7 @@ def _error(now: PredictionError | None, last: PredictionError | None) -> Predict
     )
 
 
-def _decisions(seen: Seen, last: TieredCacheStatus) -> tuple[DecisionStatus, ...]:
+def _decisions(seen: StatusInputs, last: TieredCacheStatus) -> tuple[DecisionStatus, ...]:
     """The last ten, newest first, and what came of the last move; one that says the same again is no news."""
     kept = list(last.decisions)
     for decision in seen.decisions:
@@ -275,7 +275,7 @@ def _same(one: DecisionStatus, other: DecisionStatus) -> bool:
     )
 
 
-def _outcome(decision: DecisionStatus, seen: Seen) -> str | None:
+def _outcome(decision: DecisionStatus, seen: StatusInputs) -> str | None:
     """What came of a decision, once the cache has settled at it."""
     if seen.done is None or not seen.done.settled or seen.target.sizes != target_with(decision.after):
         return None

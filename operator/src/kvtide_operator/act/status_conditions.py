@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from kvtide_operator.act.seen import Seen
+from kvtide_operator.act.status_inputs import StatusInputs
 from kvtide_operator.api.conditions import Condition, Truth, condition
 from kvtide_operator.api.quantity import format_quantity
 from kvtide_operator.decide.plan_document import point_of
@@ -15,7 +15,7 @@ Said = tuple[Truth, str, str]
 _GRAVITY: Final = ("Infeasible", "Error", "Deferred", "InProgress")
 
 
-def conditions_of(seen: Seen) -> tuple[Condition, ...]:
+def conditions_of(seen: StatusInputs) -> tuple[Condition, ...]:
     """All conditions, as of now."""
     said: dict[str, Said] = {
         "Ready": _ready(seen),
@@ -33,7 +33,7 @@ def conditions_of(seen: Seen) -> tuple[Condition, ...]:
     )
 
 
-def _ready(seen: Seen) -> Said:
+def _ready(seen: StatusInputs) -> Said:
     """Whether all nodes that there shall be serve, at whatever size."""
     if seen.world.stateful_set is None:
         return "False", "NoNodes", seen.problem or "there is no StatefulSet yet"
@@ -48,7 +48,7 @@ def _ready(seen: Seen) -> Said:
     return "True", "NodesReady", f"{wanted} node{'s' if wanted > 1 else ''} ready"
 
 
-def _reconciling(seen: Seen) -> Said:
+def _reconciling(seen: StatusInputs) -> Said:
     if seen.done is None:
         return "False", "CannotAct", seen.problem or "nothing could be done in this pass"
     if seen.done.settled:
@@ -56,7 +56,7 @@ def _reconciling(seen: Seen) -> Said:
     return "True", "Converging", "; ".join(seen.done.waiting) or "changes are being made"
 
 
-def _stalled(seen: Seen) -> Said:
+def _stalled(seen: StatusInputs) -> Said:
     if seen.problem is not None:
         return "True", "NeedsAttention", seen.problem
     if seen.blocked:
@@ -64,7 +64,7 @@ def _stalled(seen: Seen) -> Said:
     return "False", "NothingInTheWay", ""
 
 
-def _metrics_available(seen: Seen) -> Said:
+def _metrics_available(seen: StatusInputs) -> Said:
     if seen.cache.spec.metrics is None:
         return "Unknown", "NotDeclared", "spec.metrics is not given: the nodes' traces alone drive the loop"
     if seen.metrics is None:
@@ -79,7 +79,7 @@ def _metrics_available(seen: Seen) -> Said:
     return "False", "Missing", "; ".join(reasons)
 
 
-def _plan_current(seen: Seen) -> Said:
+def _plan_current(seen: StatusInputs) -> Said:
     """Whether what is wanted is what the newest plan chose, and what that could not take into account."""
     status, reason, message = _plan_followed(seen)
     if seen.plan is not None and seen.no_plan is None:
@@ -87,7 +87,7 @@ def _plan_current(seen: Seen) -> Said:
     return status, reason, message
 
 
-def _plan_followed(seen: Seen) -> Said:
+def _plan_followed(seen: StatusInputs) -> Said:
     mode = seen.cache.spec.scaling.mode
     if seen.no_plan is not None:
         return "False", "NoPlan", seen.no_plan
@@ -109,7 +109,7 @@ def _plan_followed(seen: Seen) -> Said:
     return "False", f"{mode}Mode", f"a plan of {size} DRAM {awaits}"
 
 
-def _as_before(seen: Seen, name: str) -> Said:
+def _as_before(seen: StatusInputs, name: str) -> Said:
     """An operator that has just started knows no better than its predecessor did."""
     for last in seen.cache.status.conditions if seen.cache.status else ():
         if last.type == name:
@@ -117,7 +117,7 @@ def _as_before(seen: Seen, name: str) -> Said:
     return "Unknown", "NotPlannedYet", "nothing was planned yet"
 
 
-def _constraints_met(seen: Seen) -> Said:
+def _constraints_met(seen: StatusInputs) -> Said:
     """Whether what is asked of the cache can be had: its constraints, and no volumes larger than it."""
     oversold = seen.volume and least_volumes(seen.cache.spec, seen.volume)
     if oversold:
@@ -135,7 +135,7 @@ def _constraints_met(seen: Seen) -> Said:
     return "True", "Kept", ""
 
 
-def _resize_pending(seen: Seen) -> Said:
+def _resize_pending(seen: StatusInputs) -> Said:
     """Whether a size is wanted that some pod or volume does not have, or that none can have."""
     too_much = beyond(seen.target, seen.cache.spec, seen.volume)
     if too_much is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from kvtide_operator.act.seen import Seen
+from kvtide_operator.act.status_inputs import StatusInputs
 from kvtide_operator.api.conditions import Condition
 from kvtide_operator.api.quantity import rounded_quantity
 from kvtide_operator.api.status import Summary, TierStatus
@@ -12,7 +12,7 @@ _PLANS: Final = {"NoPlan": "NoPlan", "OnTheWay": "Resizing", "AdviseMode": "Awai
 """By the reason of `PlanCurrent`; in ``Manual`` a plan that is not applied is nothing to wait for."""
 
 
-def summary_of(seen: Seen, tiers: Sequence[TierStatus], conditions: Sequence[Condition]) -> Summary:
+def summary_of(seen: StatusInputs, tiers: Sequence[TierStatus], conditions: Sequence[Condition]) -> Summary:
     """Nodes ready of those wanted, sizes there of those decided, and what the operator is doing."""
     by_type = {each.type: each for each in conditions}
     sizes = {tier.medium: _size(tier) for tier in tiers}

@@ -12,7 +12,7 @@ from kvtide_operator.api.status import DecisionStatus, PredictionError, Sizes
 from kvtide_operator.decide.outcomes import TAKEN_BACK, has_failed
 from kvtide_operator.world.metrics import EngineMetrics, known
 
-SHORTEST_SETTLE_S: Final = 60.0
+SHORTEST_EFFECT_S: Final = 60.0
 """A cache that grew fills with the traffic: less than a minute shows the move itself and not its effect."""
 SIMILAR_LOAD: Final = 0.25
 """Rates that differ by more than this share are another workload: no effect can be read off them."""
@@ -58,17 +58,17 @@ class Contradiction:
     why: str
 
 
-def last_run(decisions: Sequence[DecisionStatus], settle_s: float) -> Run | None:
-    """The newest moves without a pause of ``settle_s`` in between; None where the newest was undone.
+def last_run(decisions: Sequence[DecisionStatus], effect_s: float) -> Run | None:
+    """The newest moves without a pause of ``effect_s`` in between; None where the newest was undone.
 
     Args:
         decisions: newest first.
-        settle_s: see `settle_s`.
+        effect_s: see `effect_s`.
     """
     run: Run | None = None
     for decision in decisions:
         undone = decision.action in TAKEN_BACK or has_failed(decision)
-        if undone or (run is not None and run.began_s - decision.time > settle_s):
+        if undone or (run is not None and run.began_s - decision.time > effect_s):
             break
         if run is None:
             run = Run(decision.time, decision.time, decision.before, decision.after)
@@ -77,20 +77,20 @@ def last_run(decisions: Sequence[DecisionStatus], settle_s: float) -> Run | None
     return run
 
 
-def settle_s(down_stabilization_s: float) -> float:
+def effect_s(down_stabilization_s: float) -> float:
     """How long after a move its effect shows: as long as a recommendation must hold to be believed."""
-    return max(down_stabilization_s, SHORTEST_SETTLE_S)
+    return max(down_stabilization_s, SHORTEST_EFFECT_S)
 
 
-def windows_of(run: Run, now_s: float, settle_s: float) -> Windows | None:
-    """What to compare now: the time before the run with the newest, once the run has settled.
+def windows_of(run: Run, now_s: float, effect_s: float) -> Windows | None:
+    """What to compare now: the time before the run with the newest, once the run has had its effect.
 
     A run is judged while its effect is fresh, for two windows' time; later the workload may have moved on.
     """
     since_s = now_s - run.ended_s
-    if not 2 * settle_s <= since_s <= 4 * settle_s:
+    if not 2 * effect_s <= since_s <= 4 * effect_s:
         return None
-    return Windows(before_s=run.began_s, after_s=now_s, length_s=settle_s)
+    return Windows(before_s=run.began_s, after_s=now_s, length_s=effect_s)
 
 
 def contradiction(
@@ -107,7 +107,7 @@ def contradiction(
     Args:
         run: the moves.
         before: metrics of the window before them.
-        after: metrics of a window after they settled.
+        after: metrics of a window after they had their effect.
         planned: the simulated points before and after.
         noise: the predictor's usual error.
     """

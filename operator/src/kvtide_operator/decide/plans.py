@@ -23,7 +23,7 @@ _REACHED: Final = "the cache has the chosen sizes"
 
 
 @dataclass(frozen=True, slots=True)
-class Now:
+class Circumstances:
     """What the phases of a cache's plans follow from, besides the plans.
 
     Attributes:
@@ -91,7 +91,7 @@ def phase_of(plan: CachePlan) -> Phase:
     return plan.status.phase if plan.status else "Proposed"
 
 
-def review(plans: Sequence[CachePlan], now: Now) -> Review:
+def review(plans: Sequence[CachePlan], now: Circumstances) -> Review:
     """The phases of all plans of a cache as of now."""
     newest_first = sorted(plans, key=_age, reverse=True)
     active = _active(newest_first, now)
@@ -112,7 +112,7 @@ def review(plans: Sequence[CachePlan], now: Now) -> Review:
     return Review(statuses, active, tuple(plan.metadata.name for plan in over))
 
 
-def _active(newest_first: Sequence[CachePlan], now: Now) -> CachePlan | None:
+def _active(newest_first: Sequence[CachePlan], now: Circumstances) -> CachePlan | None:
     """In ``Auto`` the newest plan that is not over, in ``Advise`` the newest such that was approved."""
     if now.mode == "Manual":
         return None
@@ -125,7 +125,7 @@ def _active(newest_first: Sequence[CachePlan], now: Now) -> CachePlan | None:
 
 
 def _phase(
-    plan: CachePlan, now: Now, *, active: bool, newer: CachePlan | None, followed: bool
+    plan: CachePlan, now: Circumstances, *, active: bool, newer: CachePlan | None, followed: bool
 ) -> tuple[Phase, str]:
     """The phase of one plan and a sentence on it.
 
@@ -152,17 +152,17 @@ def _phase(
     return _waiting(plan, now)
 
 
-def _is_followed(plan: CachePlan, now: Now) -> bool:
+def _is_followed(plan: CachePlan, now: Circumstances) -> bool:
     return _reached(plan, now) or _under_way(plan, now)
 
 
-def _followed(plan: CachePlan, now: Now) -> tuple[Phase, str]:
+def _followed(plan: CachePlan, now: Circumstances) -> tuple[Phase, str]:
     if _reached(plan, now):
         return "Applied", _REACHED
     return "Applying", "the cache is on its way to the chosen sizes"
 
 
-def _waiting(plan: CachePlan, now: Now) -> tuple[Phase, str]:
+def _waiting(plan: CachePlan, now: Circumstances) -> tuple[Phase, str]:
     if _expired(plan, now):
         return (
             "Expired",
@@ -185,7 +185,7 @@ def _still_over(plan: CachePlan, phase: Phase) -> str:
     return said
 
 
-def _superseded_by(plan: CachePlan | None, now: Now) -> str:
+def _superseded_by(plan: CachePlan | None, now: Circumstances) -> str:
     if plan is None:
         return f"mode is {now.mode}: it is not followed any more"
     return f"{plan.metadata.name} takes its place"
@@ -203,11 +203,11 @@ def saved(before: float, after: float) -> float:
     return (before - after) / before if before else 0.0
 
 
-def _reached(plan: CachePlan, now: Now) -> bool:
+def _reached(plan: CachePlan, now: Circumstances) -> bool:
     return now.settled and is_at(plan.spec.point, now.target, now.minimum_gain)
 
 
-def _under_way(plan: CachePlan, now: Now) -> bool:
+def _under_way(plan: CachePlan, now: Circumstances) -> bool:
     """Whether what is wanted is nearer to the chosen point than where the cache was."""
     chosen, before = target_at(plan.spec.point), target_at(plan.spec.baseline)
     sizes = (
@@ -221,7 +221,7 @@ def _differ(one: int, other: int, share: float) -> bool:
     return abs(one - other) > share * max(one, other)
 
 
-def _expired(plan: CachePlan, now: Now) -> bool:
+def _expired(plan: CachePlan, now: Circumstances) -> bool:
     return now.at_s >= plan.spec.valid_until
 
 

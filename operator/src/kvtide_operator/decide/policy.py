@@ -120,7 +120,7 @@ def _idle(situation: Situation) -> Verdict:
         target,
         ssd_class,
         why,
-        settled=f"{why}, and {_text(situation.here)} is the least that is declared",
+        at_rest=f"{why}, and {_text(situation.here)} is the least that is declared",
     )
 
 
@@ -160,15 +160,15 @@ def _advised(
     ssd_class: str | None,
     why: str,
     action: Action | None = None,
-    settled: str = "",
+    at_rest: str = "",
 ) -> Verdict:
-    """The verdict, or in mode Advise what it would be; ``settled`` says why nothing moves or waits."""
+    """The verdict, or in mode Advise what it would be; ``at_rest`` says why nothing moves or waits."""
     if action is None:
         action = _action(situation, dials, target, ssd_class)
     tiers = tuple(_decision(dial, why) for dial in dials)
     if action == "Hold":
         waits = "; ".join(dict.fromkeys(dial.reason for dial in dials if dial.reason))
-        why = waits or settled or f"{_text(situation.here)} is the chosen size"
+        why = waits or at_rest or f"{_text(situation.here)} is the chosen size"
     else:
         why = next((dial.guard for dial in dials if dial.guard and dial.to != dial.here), why)
     if action == "Hold" or (situation.spec.scaling.mode == "Advise" and not situation.approved):

@@ -52,7 +52,7 @@ class Planner:
         await self._ask("warm_up", manifest)
 
     async def check(self, manifest: "Manifest") -> str | None:
-        """`bench.check`: why no load could be planned for.
+        """`planning.check`: why no load could be planned for.
 
         Raises:
             PlannerLostError: ask again.
@@ -68,7 +68,7 @@ class Planner:
         now_s: float,
         before: "Trace | None" = None,
     ) -> "Heard":
-        """`bench.take_in`: new trace lines to what was asked of the cache.
+        """`planning.take_in`: new trace lines to what was asked of the cache.
 
         Raises:
             PlannerLostError: tell everything again.
@@ -84,7 +84,7 @@ class Planner:
         roots: tuple[int, ...] = (),
         pace: "Pace | None" = None,
     ) -> "tuple[Plan, Speeds] | None":
-        """`bench.search`: the plan for what was last taken in, and how fast its tiers are.
+        """`planning.search`: the plan for what was last taken in, and how fast its tiers are.
 
         Raises:
             PlannerLostError: tell everything again.
@@ -127,6 +127,6 @@ class Planner:
 
 def _at_the_bench(work: str, details: tuple[Any, ...]) -> Any:
     # Imported there and not here: it brings compilers and solvers, which the watching process does not need.
-    from kvtide_operator.planner import bench
+    from kvtide_operator.planner import planning
 
-    return getattr(bench, work)(*details)
+    return getattr(planning, work)(*details)

@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from kvtide_operator.probe.bench import Setup
 from kvtide_operator.probe.engine import Answer
+from kvtide_operator.probe.rig import Setup
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.evaluator import Evaluator
 from kvtide_operator.simulate.media import Bandwidth, MediumSpeed

@@ -11,7 +11,6 @@ from kvtide_operator.act.kubernetes.children import children, wanted_hash
 from kvtide_operator.act.kubernetes.errors import ConflictError
 from kvtide_operator.act.kubernetes.execute import Ending, Outcome
 from kvtide_operator.act.place import Resized
-from kvtide_operator.act.seen import Seen
 from kvtide_operator.act.status import (
     remembered_holds,
     remembered_moves,
@@ -20,6 +19,7 @@ from kvtide_operator.act.status import (
     status_of,
     written,
 )
+from kvtide_operator.act.status_inputs import StatusInputs
 from kvtide_operator.api.base import API_VERSION
 from kvtide_operator.api.manifest import Manifest, ManifestError
 from kvtide_operator.api.status import DecisionStatus
@@ -305,7 +305,7 @@ class LiveCache:
             )
         for sentence in self.troubles.lasting(world.troubles):
             await self.hands.events.record(self._raw, "PodNotRunning", sentence, kind="Warning")
-        seen = Seen(
+        seen = StatusInputs(
             cache=cache,
             world=world,
             target=self.target,

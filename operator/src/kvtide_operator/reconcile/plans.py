@@ -9,7 +9,7 @@ from kvtide_operator.api.base import API_VERSION
 from kvtide_operator.api.cacheplan import CachePlan
 from kvtide_operator.api.tieredcache import TieredCache
 from kvtide_operator.decide.plan_document import cache_plan, point_of
-from kvtide_operator.decide.plans import OVER, Now, has_moved, is_needed, phase_of, review
+from kvtide_operator.decide.plans import OVER, Circumstances, has_moved, is_needed, phase_of, review
 from kvtide_operator.decide.target import Target
 from kvtide_operator.loop import Round
 from kvtide_operator.observe.watch_store import ObjectStore
@@ -45,7 +45,7 @@ class Plans:
         """
         plans = self._plans(cache.metadata.uid)
         scaling = cache.spec.scaling
-        now = Now(
+        now = Circumstances(
             mode=scaling.mode,
             target=target,
             settled=settled,

@@ -18,7 +18,7 @@ from kvtide_operator.simulate.errors import SimulationError
 from kvtide_operator.simulate.requests import Requests, requests_of
 from kvtide_operator.simulate.result import Result
 from kvtide_operator.simulate.scenario import Scenario
-from kvtide_operator.simulate.serve import Transfers, World, serve
+from kvtide_operator.simulate.serve import Simulation, Transfers, serve
 from kvtide_operator.simulate.sizing import Provision, Retention, provision, retention
 from kvtide_operator.simulate.summary import check_books, summary
 from kvtide_operator.workload.spread import spread
@@ -201,7 +201,7 @@ class Evaluator:
     ) -> Result:
         """Play ``requests``, which are changed, on a pool that is empty (coupled) or already played."""
         scenario = self.scenario
-        world = World(
+        run = Simulation(
             requests=requests,
             batch=idle_batch(
                 requests,
@@ -230,9 +230,9 @@ class Evaluator:
             loads_async=scenario.loading == "async",
             while_queued=scenario.reload == "queueing",
         )
-        serve(world)
-        check_books(world)
-        return summary(scenario, configuration, ssd, world, self._first, self._refused)
+        serve(run)
+        check_books(run)
+        return summary(scenario, configuration, ssd, run, self._first, self._refused)
 
     def _transfers(self, ssd: Provision | None) -> Transfers:
         scenario, block_bytes = self.scenario, self.scenario.ssd_block_bytes

@@ -58,7 +58,7 @@ class Transfers(NamedTuple):
     write_queue_s: float
 
 
-class World(NamedTuple):
+class Simulation(NamedTuple):
     """Everything that changes with time, and the rules it changes by.
 
     Attributes:
@@ -81,41 +81,41 @@ class World(NamedTuple):
 
 
 @njit(cache=True)
-def serve(world: World) -> None:
+def serve(run: Simulation) -> None:
     """Serve all requests."""
-    row, batch, coupled = world.requests.row, world.batch, world.coupled
+    row, batch, coupled = run.requests.row, run.batch, run.coupled
     engine = batch.engine
     # A bare 0 is a type of its own to numba, and would compile everything twice.
     arrived: Any = np.int64(0)
     while True:
         k = _next_engine(engine.clock_s)
         if arrived < len(row) and row[arrived].arrival_s <= engine[k].clock_s:
-            _arrive(world, arrived)
+            _arrive(run, arrived)
             arrived += 1
             continue
         if engine[k].clock_s == np.inf:
             return
         elapse(batch, k)
-        if coupled and world.loads_async and engine[k].partial != NOBODY:
-            _store(world, k, engine[k].partial, engine[k].done_tokens // world.requests.block_tokens)
+        if coupled and run.loads_async and engine[k].partial != NOBODY:
+            _store(run, k, engine[k].partial, engine[k].done_tokens // run.requests.block_tokens)
         request = prefilled(batch, k)
         while request != NOBODY:
             if coupled:
-                _store(world, k, request, row[request].kept)
-                _cache(world, k, prompt_of(world.requests, request))
+                _store(run, k, request, row[request].kept)
+                _cache(run, k, prompt_of(run.requests, request))
             else:
-                _displace(world, k, request)
+                _displace(run, k, request)
             request = prefilled(batch, k)
         request = finished(batch, k)
         while request != NOBODY:
             if coupled and row[request].output_blocks > 0:
-                answer = answer_of(world.requests, request)
-                _store_blocks(world, k, answer)
-                _cache(world, k, answer)
+                answer = answer_of(run.requests, request)
+                _store_blocks(run, k, answer)
+                _cache(run, k, answer)
             request = finished(batch, k)
         request = admitted(batch, k)
         while request != NOBODY:
-            _admit(world, k, request)
+            _admit(run, k, request)
             request = admitted(batch, k)
         launch(batch, k)
 
@@ -131,17 +131,17 @@ def _next_engine(clock_s: NDArray[np.float64]) -> int:
 
 
 @njit(cache=True, forceinline=True)
-def _arrive(world: World, request: int) -> None:
-    requests, transfers = world.requests, world.transfers
+def _arrive(run: Simulation, request: int) -> None:
+    requests, transfers = run.requests, run.transfers
     row = requests.row[request]
-    if world.has_ssd and world.while_queued:
-        if world.coupled:
-            look_up(world.pool, requests, request)
-        _, _, on_ssd = _prefix(requests, world.pool, world.ssd, request, row.arrival_s, row.hittable)
+    if run.has_ssd and run.while_queued:
+        if run.coupled:
+            look_up(run.pool, requests, request)
+        _, _, on_ssd = _prefix(requests, run.pool, run.ssd, request, row.arrival_s, row.hittable)
         if on_ssd > 0:
             seconds = transfers.latency_s + on_ssd * transfers.read_s
-            start_read(world.channel, requests, request, seconds, row.arrival_s)
-    arrive(world.batch, row.engine, request)
+            start_read(run.channel, requests, request, seconds, row.arrival_s)
+    arrive(run.batch, row.engine, request)
 
 
 @njit(cache=True, forceinline=True)
@@ -166,28 +166,28 @@ def _prefix(
 
 
 @njit(cache=True, forceinline=True)
-def _admit(world: World, k: int, request: int) -> None:
+def _admit(run: Simulation, k: int, request: int) -> None:
     """Find the prefix of a request that is admitted, and let it begin, or read from SSD first."""
-    requests, pool, transfers = world.requests, world.pool, world.transfers
-    row, now_s = requests.row[request], world.batch.engine[k].clock_s
-    if world.loads_async and np.isnan(row.ready_s):
+    requests, pool, transfers = run.requests, run.pool, run.transfers
+    row, now_s = requests.row[request], run.batch.engine[k].clock_s
+    if run.loads_async and np.isnan(row.ready_s):
         row.ready_s = now_s + LOOKUP_S
-        if world.coupled:
+        if run.coupled:
             look_up(pool, requests, request)
-        load(world.batch, k, request)
+        load(run.batch, k, request)
         return
     row.found = True
-    if world.coupled and not world.loads_async:
+    if run.coupled and not run.loads_async:
         look_up(pool, requests, request)
-    most_from_ssd = row.hittable if world.has_ssd else 0
-    if world.has_ssd and world.while_queued:
-        done_s = stop_read(world.channel, requests, request, now_s) - transfers.latency_s
+    most_from_ssd = row.hittable if run.has_ssd else 0
+    if run.has_ssd and run.while_queued:
+        done_s = stop_read(run.channel, requests, request, now_s) - transfers.latency_s
         most_from_ssd = max(int(done_s / transfers.read_s + _ROUNDING), 0)
-    leading, from_dram, from_ssd = _prefix(requests, pool, world.ssd, request, now_s, most_from_ssd)
-    reads = from_ssd > 0 and not world.while_queued
+    leading, from_dram, from_ssd = _prefix(requests, pool, run.ssd, request, now_s, most_from_ssd)
+    reads = from_ssd > 0 and not run.while_queued
     if reads:
         after = row.device_hits + from_dram + from_ssd
-        reads = _read(world, request, now_s, leading, after - leading, from_ssd)
+        reads = _read(run, request, now_s, leading, after - leading, from_ssd)
         if not reads:
             from_dram, from_ssd = leading - row.device_hits, 0
     row.dram_hits = from_dram
@@ -198,83 +198,83 @@ def _admit(world: World, k: int, request: int) -> None:
     row.cached_tokens = max(min(hit_tokens, row.input_tokens - 1), 0)
     # What was read while the request waited lies in DRAM; what was read asynchronously is on the GPU.
     row.load_s = (from_dram + (0 if reads else from_ssd)) * transfers.load_s
-    if world.coupled and world.loads_async:
-        _store(world, k, request, hits)
-    if world.loads_async and row.dram_hits > 0:
+    if run.coupled and run.loads_async:
+        _store(run, k, request, hits)
+    if run.loads_async and row.dram_hits > 0:
         row.ready_s = max(row.ready_s, now_s) + row.load_s
         row.load_s = 0.0
         reads = True
     if reads:
-        load(world.batch, k, request)
+        load(run.batch, k, request)
     else:
-        begin(world.batch, k, request)
+        begin(run.batch, k, request)
 
 
 @njit(cache=True, forceinline=True)
-def _read(world: World, request: int, now_s: float, leading: int, gained: int, from_ssd: int) -> bool:
+def _read(run: Simulation, request: int, now_s: float, leading: int, gained: int, from_ssd: int) -> bool:
     """Read from SSD what comes after ``leading`` blocks, if that takes less time than computing it."""
-    requests, transfers, block_tokens = world.requests, world.transfers, world.requests.block_tokens
+    requests, transfers, block_tokens = run.requests, run.transfers, run.requests.block_tokens
     seconds = transfers.latency_s + from_ssd * transfers.read_s
-    ready_in_s = read_wait_s(world.channel, requests, now_s) + seconds
-    compute_s = prefill_chunk_s(world.batch.tables, gained * block_tokens, leading * block_tokens)
+    ready_in_s = read_wait_s(run.channel, requests, now_s) + seconds
+    compute_s = prefill_chunk_s(run.batch.tables, gained * block_tokens, leading * block_tokens)
     if ready_in_s >= compute_s:
         return False
-    start_read(world.channel, requests, request, seconds, now_s)
+    start_read(run.channel, requests, request, seconds, now_s)
     requests.row[request].ready_s = now_s + ready_in_s
     return True
 
 
 @njit(cache=True, forceinline=True)
-def _store(world: World, k: int, request: int, end: int) -> None:
+def _store(run: Simulation, k: int, request: int, end: int) -> None:
     """Store the first ``end`` blocks of a prompt in DRAM, but for those it has found or stored already."""
-    requests = world.requests
+    requests = run.requests
     row = requests.row[request]
     end = min(end, row.kept)
     if row.stored < end:
-        _store_blocks(world, k, requests.blocks[row.start + row.stored : row.start + end])
+        _store_blocks(run, k, requests.blocks[row.start + row.stored : row.start + end])
         row.stored = end
 
 
 @njit(cache=True, forceinline=True)
-def _store_blocks(world: World, k: int, blocks: NDArray[np.int32]) -> None:
-    ssd = world.ssd
+def _store_blocks(run: Simulation, k: int, blocks: NDArray[np.int32]) -> None:
+    ssd = run.ssd
     if ssd.index_blocks > 0.0:
-        resize_dram(world.pool, ssd.room_blocks - int(ssd.index_blocks * ssd.tally[HELD]))
-    store(world.pool, k, blocks)
-    _demote_all(world, k)
+        resize_dram(run.pool, ssd.room_blocks - int(ssd.index_blocks * ssd.tally[HELD]))
+    store(run.pool, k, blocks)
+    _demote_all(run, k)
 
 
 @njit(cache=True, forceinline=True)
-def _cache(world: World, k: int, blocks: NDArray[np.int32]) -> None:
+def _cache(run: Simulation, k: int, blocks: NDArray[np.int32]) -> None:
     """Keep blocks in the GPU cache."""
-    cache(world.pool, k, blocks)
-    _demote_all(world, k)
+    cache(run.pool, k, blocks)
+    _demote_all(run, k)
 
 
 @njit(cache=True, forceinline=True)
-def _demote_all(world: World, k: int) -> None:
+def _demote_all(run: Simulation, k: int) -> None:
     """What was displaced from DRAM goes to the SSD."""
-    dram = world.pool.tier[-1]
-    _demote(world, world.pool.demoted[: dram.demotions], world.batch.engine[k].clock_s)
+    dram = run.pool.tier[-1]
+    _demote(run, run.pool.demoted[: dram.demotions], run.batch.engine[k].clock_s)
     dram.demotions = 0
 
 
 @njit(cache=True, forceinline=True)
-def _displace(world: World, k: int, request: int) -> None:
+def _displace(run: Simulation, k: int, request: int) -> None:
     """What a request displaces, as the cache pass has said, goes to the SSD."""
-    row = world.requests.row[request]
-    demoted = world.pool.demoted[row.demoted_start : row.demoted_end]
-    _demote(world, demoted, world.batch.engine[k].clock_s)
+    row = run.requests.row[request]
+    demoted = run.pool.demoted[row.demoted_start : row.demoted_end]
+    _demote(run, demoted, run.batch.engine[k].clock_s)
 
 
 @njit(cache=True, forceinline=True)
-def _demote(world: World, demoted: Rows, now_s: float) -> None:
+def _demote(run: Simulation, demoted: Rows, now_s: float) -> None:
     """Write to the SSD what left DRAM, as far as the write queue has room."""
-    if not world.has_ssd or len(demoted) == 0:
+    if not run.has_ssd or len(demoted) == 0:
         return
-    transfers = world.transfers
-    room_s = transfers.write_queue_s - queued_writes_s(world.channel, world.requests, now_s)
+    transfers = run.transfers
+    room_s = transfers.write_queue_s - queued_writes_s(run.channel, run.requests, now_s)
     room = max(int(room_s / transfers.write_s + _ROUNDING), 0)
-    written = demote(world.ssd, demoted, now_s, room)
+    written = demote(run.ssd, demoted, now_s, room)
     if written > 0:
-        start_write(world.channel, written * transfers.write_s)
+        start_write(run.channel, written * transfers.write_s)

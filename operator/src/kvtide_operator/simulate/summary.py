@@ -1,4 +1,4 @@
-"""Reads the result off a world in which all requests were served, and checks its books."""
+"""Reads the result off a simulation in which all requests were served, and checks its books."""
 
 import numpy as np
 
@@ -8,16 +8,16 @@ from kvtide_operator.simulate.cache.ssd import DISPLACED, DROPPED, EXPIRED, HELD
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.result import Result
 from kvtide_operator.simulate.scenario import Scenario
-from kvtide_operator.simulate.serve import World
+from kvtide_operator.simulate.serve import Simulation
 from kvtide_operator.simulate.sizing import Provision
 from kvtide_operator.simulate.stability import is_stable
 
 SECONDS_PER_DAY = 86400
 
 
-def check_books(world: World) -> None:
+def check_books(run: Simulation) -> None:
     """Every request was served in order, every block is in one place, and what came in went out."""
-    row, engine, ssd = world.requests.row, world.batch.engine, world.ssd
+    row, engine, ssd = run.requests.row, run.batch.engine, run.ssd
     assert np.all(row.dispatch_s >= row.arrival_s)
     assert np.all(row.first_token_s > row.dispatch_s)
     assert np.all(row.finish_s >= row.first_token_s)
@@ -30,10 +30,10 @@ def check_books(world: World) -> None:
     assert np.count_nonzero(on_ssd) == ssd.tally[HELD]
     assert ssd.tally[WRITTEN] == ssd.tally[HELD] + ssd.tally[EXPIRED] + ssd.tally[DISPLACED]
     assert ssd.tally[HELD] <= ssd.tally[PEAK] <= ssd.cap_blocks
-    if world.coupled:
-        tier, blocks = world.pool.tier, len(world.requests.successor)
-        in_dram = world.pool.dram[:blocks, NEWER] != ABSENT
-        on_device = world.pool.device[:, :blocks, NEWER] != ABSENT
+    if run.coupled:
+        tier, blocks = run.pool.tier, len(run.requests.successor)
+        in_dram = run.pool.dram[:blocks, NEWER] != ABSENT
+        on_device = run.pool.device[:, :blocks, NEWER] != ABSENT
         assert np.count_nonzero(in_dram) == tier.held[-1] <= tier.capacity[-1]
         assert np.all(on_device.sum(axis=1) == tier.held[:-1])
         assert np.all(tier.held[:-1] <= tier.capacity[:-1])
@@ -43,26 +43,26 @@ def summary(
     scenario: Scenario,
     configuration: Configuration,
     ssd: Provision | None,
-    world: World,
+    run: Simulation,
     first: int,
     refused: int,
 ) -> Result:
-    """The result of a world in which all requests were served.
+    """The result of a simulation in which all requests were served.
 
     Args:
         scenario: what was simulated.
         configuration: what the planner chose.
         ssd: the SSD that was provisioned.
-        world: what happened.
+        run: what happened.
         first: the first request that counts; those before it only filled the caches.
         refused: requests that were left out, because no engine could hold them.
     """
-    row, tally = world.requests.row[first:], world.ssd.tally
-    requested = len(world.requests.blocks) - int(row.start[0])
+    row, tally = run.requests.row[first:], run.ssd.tally
+    requested = len(run.requests.blocks) - int(row.start[0])
     device, dram, on_ssd = (int(hits.sum()) for hits in (row.device_hits, row.dram_hits, row.ssd_hits))
     end_s = float(row.finish_s.max())
     makespan_s = end_s - float(row.arrival_s[0])
-    whole_s = end_s - float(world.requests.row.arrival_s[0])
+    whole_s = end_s - float(run.requests.row.arrival_s[0])
     ttft_s = row.first_token_s - row.arrival_s
     p50_s, p99_s = np.percentile(ttft_s, (50, 99))
     dram_block, ssd_block = scenario.dram_block_bytes, scenario.ssd_block_bytes
@@ -97,7 +97,7 @@ def summary(
         endurance_used=_endurance_used(ssd, written_bytes_per_day),
         dropped_write_bytes=round(tally[DROPPED] * ssd_block),
         displaced_bytes=round(tally[DISPLACED] * ssd_block),
-        channel_utilisation=_share(busy_s(world.channel, world.requests, end_s), whole_s),
+        channel_utilisation=_share(busy_s(run.channel, run.requests, end_s), whole_s),
     )
 
 

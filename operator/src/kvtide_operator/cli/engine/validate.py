@@ -10,7 +10,7 @@ from kvtide_operator.cli.errors import UserError, WorkError
 from kvtide_operator.cli.output import check_writable, write_file
 
 if TYPE_CHECKING:
-    from kvtide_operator.probe.plan import Plan
+    from kvtide_operator.probe.trial import TrialOptions
     from kvtide_operator.probe.validation import Row
 
 HEADER = (
@@ -77,18 +77,18 @@ def validate(
     """
     from kvtide_operator.api.quantity import parse_quantity
     from kvtide_operator.cli.signals import run
-    from kvtide_operator.probe.plan import MISTAKES, Plan
+    from kvtide_operator.probe.trial import MISTAKES, TrialOptions
     from kvtide_operator.probe.validation import within
 
     check_writable("-o", output)
     try:
-        plan = Plan(
+        options = TrialOptions(
             texts=texts,
             dram_sizes=tuple(map(parse_quantity, dram_sizes)),
             ssd_bytes_s=float(parse_quantity(ssd_speed)),
             **numbers,
         )
-        rows = run(_validate(url, model, node, plan, output, as_json=as_json))
+        rows = run(_validate(url, model, node, options, output, as_json=as_json))
     except (*MISTAKES, ValueError) as error:
         raise UserError(str(error)) from None
     agrees = within(rows)
@@ -99,7 +99,7 @@ def validate(
 
 
 async def _validate(
-    url: str, model: str | None, node: str, plan: "Plan", output: Path | None, *, as_json: bool
+    url: str, model: str | None, node: str, options: "TrialOptions", output: Path | None, *, as_json: bool
 ) -> "list[Row]":
     from dataclasses import asdict
 
@@ -108,27 +108,27 @@ async def _validate(
     from kvtide_cachenode.contract.client import NodeClient
     from kvtide_operator.cli.engine.calibrate import facts_of, profile_file, text_of
     from kvtide_operator.cli.engine.progress import Bar
-    from kvtide_operator.probe.bench import Bench
     from kvtide_operator.probe.calibration import calibrate
     from kvtide_operator.probe.engine import Engine
-    from kvtide_operator.probe.plan import prepare
+    from kvtide_operator.probe.rig import Rig
+    from kvtide_operator.probe.trial import prepare
     from kvtide_operator.simulate.engine.fit import fit_steps
 
     rows: list[Row] = []
     async with await Engine.open(url, model) as engine, NodeClient(node) as client:
-        bench = Bench(engine, client)
+        rig = Rig(engine, client)
         with Bar() as bar:
             found = await calibrate(
                 engine,
-                seconds=plan.calibration_s,
-                chunk_tokens=plan.chunk_tokens,
-                seed=plan.seed + 1,
+                seconds=options.calibration_s,
+                chunk_tokens=options.chunk_tokens,
+                seed=options.seed + 1,
                 progress=bar.show,
             )
         fit = fit_steps(found.samples)
         file = await profile_file(engine, fit, "measured", 1)
         click.echo(text_of(facts_of(found, fit)), err=True)
-        trial = await prepare(bench, plan, file, found.overhead_s)
+        trial = await prepare(rig, options, file, found.overhead_s)
         click.echo(trial.text, err=True)
         if not as_json:
             click.echo(HEADER)

@@ -124,7 +124,7 @@ def _node_steps(view: View, slots: Slots, target: Target) -> tuple[list[Step], l
     """What every node that answers is told, and what its pod and volume are asked for."""
     steps: list[Step] = []
     waiting: list[str] = []
-    may_shrink = slots.settled and not view.awaited
+    may_shrink = slots.at_rest and not view.awaited
     for seat in view.seats:
         if seat.running is None:
             continue

@@ -35,7 +35,7 @@ def recreation(view: View, slots: Slots) -> RecreateSet | None:
     if stateful_set is None or stateful_set.deleting or not claims_differ(view, stateful_set):
         return None
     awaited = [seat for seat in view.awaited if seat.ordinal < stateful_set.replicas]
-    if awaited or (_adds_volumes(view, stateful_set) and not (slots.settled and view.rolled is not None)):
+    if awaited or (_adds_volumes(view, stateful_set) and not (slots.at_rest and view.rolled is not None)):
         return None
     pods, claims = view.world.pods, view.world.claims
     return RecreateSet(
@@ -54,7 +54,7 @@ def _kept_replicas(view: View, slots: Slots) -> int:
     keep = view.wanted
     for seat in view.leaving:
         empty = view.lost(seat) or (
-            slots.settled and seat.node is not None and not slots.owns(seat.node.node_id)
+            slots.at_rest and seat.node is not None and not slots.owns(seat.node.node_id)
         )
         if not empty:
             keep = seat.ordinal + 1

@@ -43,7 +43,7 @@ def restarts(view: View, slots: Slots) -> tuple[tuple[Step, ...], str]:
     names = ", ".join(seat.name for seat in stale)
     if not _is_quiet(view, slots):
         return (), f"restarts {names} when all nodes are ready and nothing moves"
-    # Slots are settled, so a seat that was to be emptied is.
+    # Slots are at rest, so a seat that was to be emptied is.
     seat = min(stale, key=lambda one: _turn(view, one)) if view.rolled is None else view.seats[view.rolled]
     return _restart(view, seat), f"restarts {seat.name}"
 
@@ -89,14 +89,14 @@ def _is_stuck(view: View, seat: Seat) -> bool:
 
 
 def _is_quiet(view: View, slots: Slots) -> bool:
-    """Whether all nodes are ready, slots settled, and the set makes pods from the right template."""
+    """Whether all nodes are ready, slots at rest, and the set makes pods from the right template."""
     stateful_set = view.world.stateful_set
     return (
         stateful_set is not None
         and not stateful_set.deleting
         and stateful_set.template_hash == view.template_hash
         and not claims_differ(view, stateful_set)
-        and slots.settled
+        and slots.at_rest
         and all(seat.running is not None and seat.running[0].ready for seat in view.seats)
     )
 

@@ -38,13 +38,13 @@ _handover = lru_cache(maxsize=64)(ongoing)  # as long as slots move, every pass 
 class Slots:
     """Topologies to be told, by the pod's name; what is waited for; and the newest topology.
 
-    ``settled``: every node has the newest topology, nothing moves, and shares are as they shall be.
+    ``at_rest``: every node has the newest topology, nothing moves, and shares are as they shall be.
     """
 
     tell: Mapping[str, Topology] = field(default_factory=dict)
     waiting: str = ""
     newest: Topology | None = None
-    settled: bool = False
+    at_rest: bool = False
 
     def owns(self, node_id: str) -> bool:
         """Whether a node has slots, or may get some."""
@@ -104,7 +104,7 @@ def _towards_shares(
     if not heirs:
         return Slots(newest=newest)
     if _balanced(newest, heirs):
-        return Slots(newest=newest, settled=True)
+        return Slots(newest=newest, at_rest=True)
     if view.awaited:
         return Slots(newest=newest)
     growing = _growing(view)

@@ -66,7 +66,7 @@ def pod_template(
             "terminationGracePeriodSeconds": math.ceil(user.termination_grace_period),
             "containers": [_container(cache, memory_bytes, has_ssd, ssd_class)],
             "volumes": volumes(cache, has_ssd),
-            **_placement(cache, user),
+            **_scheduling(cache, user),
         },
     }
     template["metadata"]["annotations"][TEMPLATE_HASH] = template_hash(template)
@@ -155,7 +155,7 @@ def _probes(cache: TieredCache) -> Manifest:
     }
 
 
-def _placement(cache: TieredCache, user: NodeTemplate) -> Manifest:
+def _scheduling(cache: TieredCache, user: NodeTemplate) -> Manifest:
     """Where the pod may run: what the user says, and nodes on different machines where that is possible."""
     given = {
         "imagePullSecrets": [{"name": secret.name} for secret in user.image_pull_secrets],

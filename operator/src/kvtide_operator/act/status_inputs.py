@@ -14,7 +14,7 @@ from kvtide_operator.world.metrics import EngineMetrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class StatusInputs:
     """What a status is made from.
 
     Attributes:

@@ -34,7 +34,7 @@ CURVE_BREAKPOINTS = 1024
 
 
 @dataclass(slots=True)
-class _Bench:
+class _Remembered:
     """``past`` is what is declared of the past that ``season`` keeps."""
 
     history: TraceHistory
@@ -45,25 +45,26 @@ class _Bench:
 
 
 @dataclass
-class _Benches:
-    of: dict[str, _Bench] = field(default_factory=dict)
+class _Memory:
+    caches: dict[str, _Remembered] = field(default_factory=dict)
 
-    def bench(self, key: str, manifest: Manifest) -> _Bench:
+    def of_cache(self, key: str, manifest: Manifest) -> _Remembered:
         spec = manifest.cache.spec
-        if key not in self.of:
-            self.of[key] = _Bench(TraceHistory(WARM_UP_WINDOWS * spec.scaling.window))
-        bench = self.of[key]
+        if key not in self.caches:
+            self.caches[key] = _Remembered(TraceHistory(WARM_UP_WINDOWS * spec.scaling.window))
+        remembered = self.caches[key]
         past = (spec.history, manifest.keys, spec.scaling.window, spec.scaling.season)
-        if bench.past != past:
-            bench.season, bench.past = _season(manifest), past
-        return bench
+        if remembered.past != past:
+            remembered.season, remembered.past = _season(manifest), past
+        return remembered
 
     def make_room(self) -> None:
-        while sum(bench.history.kept_bytes for bench in self.of.values()) > MAX_TRACE_BYTES:
-            max(self.of.values(), key=lambda bench: bench.history.kept_bytes).history.forget_oldest()
+        histories = [remembered.history for remembered in self.caches.values()]
+        while sum(history.kept_bytes for history in histories) > MAX_TRACE_BYTES:
+            max(histories, key=lambda history: history.kept_bytes).forget_oldest()
 
 
-_benches = _Benches()
+_memory = _Memory()
 
 
 def check(manifest: Manifest) -> str | None:
@@ -106,40 +107,40 @@ def take_in(
         now_s: seconds since the epoch on the loop's clock.
         before: the workload to plan for until the nodes have seen one window of their own.
     """
-    bench = _benches.bench(key, manifest)
+    remembered = _memory.of_cache(key, manifest)
     for page in pages:
-        bench.history.add(page, now_s)
-    bench.history.forget_before(now_s)
-    _benches.make_room()
+        remembered.history.add(page, now_s)
+    remembered.history.forget_before(now_s)
+    _memory.make_room()
     spec, notes, unreadable = manifest.cache.spec, [], []
-    seen, slot = bench.history.trace(spec.model.block_tokens), None  # first: it may be a problem
-    complete = not any(page.gap_lines for page in pages) and not bench.history.problems
-    if bench.history.problems:
-        notes.append(f"trace lines were not read: {bench.history.problems[-1]}")
-    if bench.history.gap_lines:
+    seen, slot = remembered.history.trace(spec.model.block_tokens), None  # first: it may be a problem
+    complete = not any(page.gap_lines for page in pages) and not remembered.history.problems
+    if remembered.history.problems:
+        notes.append(f"trace lines were not read: {remembered.history.problems[-1]}")
+    if remembered.history.gap_lines:
         notes.append(
-            f"{bench.history.gap_lines:,} trace lines were gone from the nodes before they were read"
+            f"{remembered.history.gap_lines:,} trace lines were gone from the nodes before they were read"
         )
     if seen is not None and seen.unreliable:
         notes.append(seen.unreliable)
     try:
-        if bench.season is not None:
-            bench.season.keep(seen, now_s)
-            slot = bench.season.slot(now_s)
+        if remembered.season is not None:
+            remembered.season.keep(seen, now_s)
+            slot = remembered.season.slot(now_s)
     except TraceError as error:
         notes.append(str(error))
         unreadable.append(str(error))
         complete = False  # nor is it known what the season's slot asks for
     window_s = spec.scaling.window
     told_s = now_s - seen.started_at_s if seen is not None else 0.0
-    if seen is not None and bench.first_told_s is None:
-        bench.first_told_s = seen.started_at_s
-    watched_s = 0.0 if bench.first_told_s is None else now_s - bench.first_told_s
+    if seen is not None and remembered.first_told_s is None:
+        remembered.first_told_s = seen.started_at_s
+    watched_s = 0.0 if remembered.first_told_s is None else now_s - remembered.first_told_s
     past = slot if slot is not None else before if watched_s < window_s else None
     live = _within(seen, told_s, window_s)
-    bench.window = _within(past, past.span_s, window_s) if past is not None else live
+    remembered.window = _within(past, past.span_s, window_s) if past is not None else live
     span_s = window_s if past is not None else min(watched_s, window_s)
-    demand = _demand(*bench.window, span_s) if bench.window else None
+    demand = _demand(*remembered.window, span_s) if remembered.window else None
     if demand is not None and past is not None:
         demand = replace(demand, seen_prefix_hit_ratio=_seen_hit_ratio(*live) if live else None)
     return Heard(demand, complete, tuple(notes), tuple(unreadable))
@@ -160,7 +161,7 @@ def search(
     Raises:
         SimulationError: the window cannot be simulated.
     """
-    window = _benches.of[key].window if key in _benches.of else None
+    window = _memory.caches[key].window if key in _memory.caches else None
     if window is None:
         return None
     trace, first_request = window
@@ -172,7 +173,7 @@ def search(
 
 def forget(key: str) -> None:
     """The cache is gone."""
-    _benches.of.pop(key, None)
+    _memory.caches.pop(key, None)
 
 
 def warm_up(manifest: Manifest) -> None:

@@ -57,7 +57,7 @@ class Setup:
     own_cache: bool
 
 
-class Bench:
+class Rig:
     """An engine and the node behind it."""
 
     def __init__(self, engine: Engine, node: NodeClient) -> None:
@@ -128,11 +128,11 @@ class Bench:
             await asyncio.sleep(0.2)
 
 
-async def measured_node(bench: Bench, setup: Setup, prompt: list[int]) -> Setup:
+async def measured_node(rig: Rig, setup: Setup, prompt: list[int]) -> Setup:
     """The set-up with the size of an entry and the speed of loads, from a prompt that is stored and loaded.
 
     Args:
-        bench: where to measure.
+        rig: where to measure.
         setup: what is known so far.
         prompt: of a few full blocks and some tokens more, new to the engine.
 
@@ -140,28 +140,28 @@ async def measured_node(bench: Bench, setup: Setup, prompt: list[int]) -> Setup:
         ValidationError: it is not stored, or not loaded.
     """
     blocks = (len(prompt) - 1) // setup.block_tokens
-    before = (await bench.node.status()).tiers["dram"]
-    await bench.engine.complete(prompt, 1)
+    before = (await rig.node.status()).tiers["dram"]
+    await rig.engine.complete(prompt, 1)
     deadline_s = time.monotonic() + TRACE_TIMEOUT_S
-    while (now := (await bench.node.status()).tiers["dram"]).entries < before.entries + blocks:
+    while (now := (await rig.node.status()).tiers["dram"]).entries < before.entries + blocks:
         if time.monotonic() > deadline_s:
             raise ValidationError(
-                f"{bench.engine.url} stores nothing in {bench.node.url}; run KvtideConnector with this node"
+                f"{rig.engine.url} stores nothing in {rig.node.url}; run KvtideConnector with this node"
             )
         await asyncio.sleep(0.05)
     entry_bytes = (now.used_bytes - before.used_bytes) // (now.entries - before.entries)
     times_s: list[float] = []
     for _ in range(LOADS):
-        if setup.own_cache and not await bench.engine.forget():
+        if setup.own_cache and not await rig.engine.forget():
             raise ValidationError(
-                f"{bench.engine.url} does not forget what it holds; start it with VLLM_SERVER_DEV_MODE=1"
+                f"{rig.engine.url} does not forget what it holds; start it with VLLM_SERVER_DEV_MODE=1"
             )
-        hits = await bench.engine.counters()
-        await bench.engine.complete(prompt, 1)
-        loaded = await bench.engine.counters_after(hits, _LOADED, blocks)
+        hits = await rig.engine.counters()
+        await rig.engine.complete(prompt, 1)
+        loaded = await rig.engine.counters_after(hits, _LOADED, blocks)
         if loaded.since(hits, _LOADED) < blocks:
             raise ValidationError(
-                f"{bench.engine.url} has no {_LOADED}, or loads not all; run vLLM with KvtideConnector"
+                f"{rig.engine.url} has no {_LOADED}, or loads not all; run vLLM with KvtideConnector"
             )
         # After the load the step that was running goes on: the simulator plays that wait itself.
         times_s.append(loaded.since(hits, _LOAD_S) - loaded.since(hits, _WAIT_S))

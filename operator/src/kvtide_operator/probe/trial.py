@@ -6,7 +6,6 @@ from pathlib import Path
 
 from kvtide_cachenode.contract.client import NodeError
 from kvtide_cachenode.contract.messages import TierStatus
-from kvtide_operator.probe.bench import Bench, Setup, ValidationError, measured_node
 from kvtide_operator.probe.conversations import (
     TURN_TOKENS,
     TextError,
@@ -16,6 +15,7 @@ from kvtide_operator.probe.conversations import (
     texts_for,
 )
 from kvtide_operator.probe.engine import EngineError
+from kvtide_operator.probe.rig import Rig, Setup, ValidationError, measured_node
 from kvtide_operator.probe.validation import (
     Row,
     capacity_per_s,
@@ -54,7 +54,7 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrialOptions:
     """What to play.
 
     Attributes:
@@ -100,8 +100,8 @@ class Trial:
     """A validation that can begin.
 
     Attributes:
-        bench: engine and node.
-        plan: what to play.
+        rig: engine and node.
+        options: what to play.
         setup: what the simulator is told.
         busy: by how much longer steps take under load than one by one; step times count it.
         tiers: the configurations.
@@ -109,8 +109,8 @@ class Trial:
         arrivals_s: of the requests.
     """
 
-    bench: Bench
-    plan: Plan
+    rig: Rig
+    options: TrialOptions
     setup: Setup
     busy: float
     tiers: tuple[Tiers, ...]
@@ -120,7 +120,7 @@ class Trial:
     @property
     def text(self) -> str:
         """What is going to happen, in a sentence."""
-        rows, setup = len(self.tiers) * self.plan.runs, self.setup
+        rows, setup = len(self.tiers) * self.options.runs, self.setup
         return (
             f"under load   steps take {self.busy:.3f} times as long as one by one\n"
             f"a block      takes {setup.entry_bytes / MIB:.2f} MiB in the node and"
@@ -132,78 +132,78 @@ class Trial:
     @property
     def minutes(self) -> float:
         """About how long all runs will take."""
-        return len(self.tiers) * self.plan.runs * (self.arrivals_s[-1] + PAUSE_S) / 60
+        return len(self.tiers) * self.options.runs * (self.arrivals_s[-1] + PAUSE_S) / 60
 
     @property
     def _fewer(self) -> str:
-        wanted, minutes = self.plan.requests, self.plan.minutes
-        return f" ({wanted} would take more than {minutes:g} minutes)" if wanted > len(self.prompts) else ""
+        wanted, minutes = self.options.requests, self.options.minutes
+        return f" ({options} would take more than {minutes:g} minutes)" if options > len(self.prompts) else ""
 
     async def rows(self) -> AsyncIterator[Row]:
         """Play all configurations once, then again, so that what drifts does not fall on one of them."""
-        plan = self.plan
-        for run in range(1, plan.runs + 1):
+        options = self.options
+        for run in range(1, options.runs + 1):
             for tiers in self.tiers:
-                await self.bench.empty(tiers.dram_bytes, tiers.ssd_bytes)
+                await self.rig.empty(tiers.dram_bytes, tiers.ssd_bytes)
                 if self.setup.own_cache:
-                    await self.bench.engine.forget()
-                cursor = await self.bench.trace_end()
-                salt = f"validate-{plan.seed}-{tiers.name}-{run}"
-                answers = await self.bench.play(self.prompts, self.arrivals_s, plan.output_tokens, salt)
-                trace = await self.bench.trace_since(cursor, len(self.prompts), self.setup.block_tokens)
+                    await self.rig.engine.forget()
+                cursor = await self.rig.trace_end()
+                salt = f"validate-{options.seed}-{tiers.name}-{run}"
+                answers = await self.rig.play(self.prompts, self.arrivals_s, options.output_tokens, salt)
+                trace = await self.rig.trace_since(cursor, len(self.prompts), self.setup.block_tokens)
                 yield row_of(tiers.name, run, answers, trace, self.setup, tiers.dram_bytes, tiers.ssd_bytes)
 
 
-async def prepare(bench: Bench, plan: Plan, file: ProfileFile, overhead_s: float) -> Trial:
+async def prepare(rig: Rig, options: TrialOptions, file: ProfileFile, overhead_s: float) -> Trial:
     """Read the texts, measure the node, and choose sizes, the rate of arrivals and how many there are.
 
     Raises:
         one of `MISTAKES`.
     """
-    room = await bench.engine.kv_room()
-    texts = await read_texts(plan.texts, bench.engine, texts_for(plan.requests) + 1 + BUSY_REQUESTS)
+    room = await rig.engine.kv_room()
+    texts = await read_texts(options.texts, rig.engine, texts_for(options.requests) + 1 + BUSY_REQUESTS)
     # Nobody else asks for the texts that engine and node are measured with.
     apart, at_once, played = texts[0], texts[1 : 1 + BUSY_REQUESTS], texts[1 + BUSY_REQUESTS :]
     if len(apart) <= room.block_tokens:
         raise ValidationError(
             f"blocks of {room.block_tokens} tokens are longer than these texts; give the engine smaller ones"
         )
-    tiers = (await bench.node.status()).tiers
-    await bench.empty(tiers["dram"].capacity_bytes, 0)
+    tiers = (await rig.node.status()).tiers
+    await rig.empty(tiers["dram"].capacity_bytes, 0)
     setup = Setup(
         profile=parse_profile(to_json(file), "the calibration"),
         overhead_s=overhead_s,
-        chunk_tokens=plan.chunk_tokens,
-        max_sequences=plan.max_sequences,
+        chunk_tokens=options.chunk_tokens,
+        max_sequences=options.max_sequences,
         block_tokens=room.block_tokens,
         entry_bytes=0,
         load_bytes_s=1.0,
-        ssd_bytes_s=plan.ssd_bytes_s,
+        ssd_bytes_s=options.ssd_bytes_s,
         own_cache=room.keeps_prefixes,
     )
-    setup = await measured_node(bench, setup, apart)
-    busy = await _busy(bench, plan, setup, at_once)
+    setup = await measured_node(rig, setup, apart)
+    busy = await _busy(rig, options, setup, at_once)
     setup = replace(setup, profile=parse_profile(to_json(slower(file, busy)), "the calibration"))
-    trial = _trial(bench, plan, setup, busy, played, tiers, plan.requests)
-    if trial.minutes > plan.minutes:
-        fewer = max(int(plan.requests * plan.minutes / trial.minutes), LEAST_REQUESTS)
-        trial = _trial(bench, plan, setup, busy, played, tiers, fewer)
+    trial = _trial(rig, options, setup, busy, played, tiers, options.requests)
+    if trial.minutes > options.minutes:
+        fewer = max(int(options.requests * options.minutes / trial.minutes), LEAST_REQUESTS)
+        trial = _trial(rig, options, setup, busy, played, tiers, fewer)
     return trial
 
 
-async def _busy(bench: Bench, plan: Plan, setup: Setup, texts: list[list[int]]) -> float:
+async def _busy(rig: Rig, options: TrialOptions, setup: Setup, texts: list[list[int]]) -> float:
     """By how much longer than simulated the engine takes for requests that are all there at once."""
     prompts = [text[: TURN_TOKENS[at % len(TURN_TOKENS)]] for at, text in enumerate(texts)]
     arrivals_s = [0.0] * len(prompts)
-    answers = await bench.play(prompts, arrivals_s, plan.output_tokens, f"busy-{plan.seed}")
+    answers = await rig.play(prompts, arrivals_s, options.output_tokens, f"busy-{options.seed}")
     took_s = max(each.tokens[-1][0] for each in answers) - min(each.sent_s for each in answers)
-    trace = trace_of(prompts, arrivals_s, plan.output_tokens, setup.block_tokens)
+    trace = trace_of(prompts, arrivals_s, options.output_tokens, setup.block_tokens)
     return (took_s - setup.overhead_s) / simulated(trace, setup, 0, 0).makespan_s
 
 
 def _trial(
-    bench: Bench,
-    plan: Plan,
+    rig: Rig,
+    options: TrialOptions,
     setup: Setup,
     busy: float,
     texts: list[list[int]],
@@ -215,26 +215,28 @@ def _trial(
     Raises:
         ValidationError: they need more memory than the node has.
     """
-    prompts = conversations(texts[: texts_for(requests)], requests, plan.seed)
-    tiers = _tiers(plan, setup, prompts, has_ssd="ssd" in there)
+    prompts = conversations(texts[: texts_for(requests)], requests, options.seed)
+    tiers = _tiers(options, setup, prompts, has_ssd="ssd" in there)
     largest = max(tiers, key=lambda one: one.dram_bytes)
     if largest.dram_bytes > there["dram"].max_bytes:
         raise ValidationError(
             f"{largest.name} is more than the {there['dram'].max_bytes / MIB:,.0f} MiB that the node has;"
             " give smaller sizes with --dram, or fewer requests"
         )
-    at_once = trace_of(prompts, [0.0] * len(prompts), plan.output_tokens, setup.block_tokens)
+    at_once = trace_of(prompts, [0.0] * len(prompts), options.output_tokens, setup.block_tokens)
     least = min(capacity_per_s(at_once, setup, one.dram_bytes, one.ssd_bytes) for one in tiers)
-    arrivals_s = poisson_arrivals(len(prompts), plan.load * least, plan.seed)
-    return Trial(bench, plan, setup, busy, tiers, prompts, arrivals_s)
+    arrivals_s = poisson_arrivals(len(prompts), options.load * least, options.seed)
+    return Trial(rig, options, setup, busy, tiers, prompts, arrivals_s)
 
 
-def _tiers(plan: Plan, setup: Setup, prompts: list[list[int]], *, has_ssd: bool) -> tuple[Tiers, ...]:
+def _tiers(
+    options: TrialOptions, setup: Setup, prompts: list[list[int]], *, has_ssd: bool
+) -> tuple[Tiers, ...]:
     full = {
         tuple(p[:end]) for p in prompts for end in range(setup.block_tokens, len(p) + 1, setup.block_tokens)
     }
     stored_bytes = len(full) * setup.entry_bytes
-    sizes = plan.dram_sizes or tuple(round(share * stored_bytes) // MIB * MIB for share in DRAM_SHARES)
+    sizes = options.dram_sizes or tuple(round(share * stored_bytes) // MIB * MIB for share in DRAM_SHARES)
     tiers = [Tiers(f"{size / MIB:,.0f} MiB DRAM", size, 0) for size in sizes]
     if has_ssd:
         ssd_bytes = round(SSD_SHARE * stored_bytes) // MIB * MIB
