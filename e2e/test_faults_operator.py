@@ -23,7 +23,7 @@ from e2e.test_process import TIER_CLASS, cache
 pytestmark = pytest.mark.timeout(400)
 
 UNDISTURBED: Final = ("c-0-1", "c-0-2", "c-0-3")
-MOST_CALLS: Final = 15
+MOST_CALLS: Final = 27
 """More than it takes to bring up a cache."""
 NAMES: Final = (*UNDISTURBED, *(f"c-{how}-{n}" for how in FAILURES for n in range(1, MOST_CALLS + 1)))
 CHILDREN: Final = "statefulsets,services,configmaps,poddisruptionbudgets,networkpolicies,secrets,pods"

@@ -25,7 +25,6 @@ TEMPLATES: Final[Mapping[str, tuple[dict[str, Any], str, bool]]] = {
     "account": ({"serviceAccountName": "no-such"}, 'serviceaccount "no-such" not found', True),
     "runtime": ({"runtimeClassName": "no-such"}, 'RuntimeClass "no-such" not found', True),
     "affinity": ({"affinity": {"nodeAffinity": {NEEDED: "nonsense"}}}, NEEDED, True),
-    "toleration": ({"tolerations": [{"key": "a b", "operator": "Exists"}]}, "tolerations[0].key", True),
 }
 """What is wrong with a pod template → part of what is said, and whether it stays so until somebody acts."""
 
