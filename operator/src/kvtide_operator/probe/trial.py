@@ -137,7 +137,7 @@ class Trial:
     @property
     def _fewer(self) -> str:
         wanted, minutes = self.options.requests, self.options.minutes
-        return f" ({options} would take more than {minutes:g} minutes)" if options > len(self.prompts) else ""
+        return f" ({wanted} would take more than {minutes:g} minutes)" if wanted > len(self.prompts) else ""
 
     async def rows(self) -> AsyncIterator[Row]:
         """Play all configurations once, then again, so that what drifts does not fall on one of them."""
