@@ -11,7 +11,7 @@ from kvtide_operator.simulate.cache.pool import empty_pool
 from kvtide_operator.simulate.cache.ssd import empty_ssd
 from kvtide_operator.simulate.engine.step_times import decode_attention_s, linear_s
 from kvtide_operator.simulate.requests import requests_of
-from kvtide_operator.simulate.serve import Simulation, Transfers, serve
+from kvtide_operator.simulate.simulation import Simulation, Transfers, serve
 
 MAX_SEQUENCES, CHUNK_TOKENS = 3, 64
 

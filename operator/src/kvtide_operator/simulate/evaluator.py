@@ -18,7 +18,7 @@ from kvtide_operator.simulate.errors import SimulationError
 from kvtide_operator.simulate.requests import Requests, requests_of
 from kvtide_operator.simulate.result import Result
 from kvtide_operator.simulate.scenario import Scenario
-from kvtide_operator.simulate.serve import Simulation, Transfers, serve
+from kvtide_operator.simulate.simulation import Simulation, Transfers, serve
 from kvtide_operator.simulate.sizing import Provision, Retention, provision, retention
 from kvtide_operator.simulate.summary import check_books, summary
 from kvtide_operator.workload.spread import spread

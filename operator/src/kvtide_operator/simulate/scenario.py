@@ -14,7 +14,7 @@ from kvtide_operator.simulate.errors import SimulationError
 from kvtide_operator.simulate.media import MediumSpeed
 from kvtide_operator.simulate.prices import Price, VolumeSizes, one_currency
 from kvtide_operator.simulate.requests import Semantics
-from kvtide_operator.simulate.serve import Loading, Reload
+from kvtide_operator.simulate.simulation import Loading, Reload
 from kvtide_operator.workload.trace import Trace
 
 LOAD_BYTES_S_PER_GPU = 50e9

@@ -8,7 +8,7 @@ from kvtide_operator.simulate.cache.ssd import DISPLACED, DROPPED, EXPIRED, HELD
 from kvtide_operator.simulate.configuration import Configuration
 from kvtide_operator.simulate.result import Result
 from kvtide_operator.simulate.scenario import Scenario
-from kvtide_operator.simulate.serve import Simulation
+from kvtide_operator.simulate.simulation import Simulation
 from kvtide_operator.simulate.sizing import Provision
 from kvtide_operator.simulate.stability import is_stable
 
