@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.cachenode.raw_client import encoded, said, talk, until
 
+from kvtide_cachenode.access_trace.client import Client
 from kvtide_cachenode.process.turns import TURN_S, Turns
 from kvtide_cachenode.serve import commands, connection
 from kvtide_cachenode.serve.commands import TABLE
@@ -125,9 +126,9 @@ async def test_a_long_commands_keys_are_told_to_the_trace_as_it_goes_on(
     """All of them at its end would hold the loop for seconds."""
     told, looked_up = 0, 0
     behind: list[int] = []
-    access, exists = served.node.inference.access, served.node.store.exists
+    access, exists = Client.access, served.node.store.exists
 
-    def tell(client: Any, kind: Any, keys: Any, hits: Any, now_s: float) -> None:
+    def tell(client: Client, kind: Any, keys: Any, hits: Any, now_s: float) -> None:
         nonlocal told
         told += len(keys)
         behind.append(looked_up - told)
@@ -139,7 +140,7 @@ async def test_a_long_commands_keys_are_told_to_the_trace_as_it_goes_on(
         looked_up += 1
         return bool(exists(key))
 
-    monkeypatch.setattr(served.node.inference, "access", tell)
+    monkeypatch.setattr(Client, "access", tell)
     served.node.store.exists = look_up
     keys = [b"key-%d" % at for at in range(20_000)]
     assert await said(served.port, encoded([b"EXISTS", *keys])) == b":0\r\n"

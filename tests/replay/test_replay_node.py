@@ -18,7 +18,7 @@ from kvtide_operator.simulate.cache.curve import hit_curve
 from kvtide_operator.workload.generate import generate
 
 BLOCK_BYTES = 64 * 1024
-ENTRY_BYTES = BLOCK_BYTES + 4096 + 600
+ENTRY_BYTES = BLOCK_BYTES + 4096 + 700
 """What a node charges for an entry, rounded up: value and page, a key of under 20 bytes, metadata."""
 OPTIONS = ReplayOptions(block_bytes=BLOCK_BYTES)
 
