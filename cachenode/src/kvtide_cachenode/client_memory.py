@@ -26,6 +26,8 @@ CHARGED_STEP_BYTES: Final = 256 * 1024
 # A connection whose replies pile up beyond its allowance is not read from, and its requests wait.
 MAX_UNSENT_BYTES: Final = 1024 * 1024
 LEAST_UNSENT_BYTES: Final = 8 * 1024
+# A reply in pieces goes on when no more than this of it is unsent.
+PIECES_UNSENT_BYTES: Final = 512 * 1024
 # What is taken in at once of a client's commands; parsed, it is several times as large.
 LEAST_RECEIVE_BYTES: Final = 1024
 CHARGE: Final = "clients"

@@ -205,7 +205,7 @@ class Room:
                     return False
             if self.used_bytes + charge <= limit:
                 if self._owed_bytes:
-                    self._catch_up(charge)
+                    self._catch_up(charge, most_evicted)
                 return True
         beside = sum(self._beside.values())
         raise self._rejection(
@@ -213,12 +213,12 @@ class Room:
             f"{self._held_bytes - beside} bytes, clients, the SSD's index and the process {beside}"
         )
 
-    def _catch_up(self, charge: int) -> None:
+    def _catch_up(self, charge: int, most_evicted: int) -> None:
         """Evict as much again for what was charged beside the entries: else only upkeep makes way."""
         before = self.used_bytes
         enough = max(before - min(charge, self._owed_bytes), self.capacity_bytes - charge)
-        while self.used_bytes > enough and self._may_evict() and self._evict():
-            pass
+        while most_evicted and self.used_bytes > enough and self._may_evict() and self._evict():
+            most_evicted -= 1
         self._owed_bytes = max(self._owed_bytes - before + self.used_bytes, 0)
 
     def _rejection(self, sentence: str) -> CapacityError:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from itertools import islice
 
+from kvtide_cachenode.client_memory import PIECES_UNSENT_BYTES
 from kvtide_cachenode.node import VERSION
 from kvtide_cachenode.process.heap import resident_bytes
 from kvtide_cachenode.serve.commands.table import TABLE, Command, command, fail_unknown
@@ -15,7 +16,6 @@ from kvtide_cachenode.wire.replies import Reply
 # The redis whose commands and replies these are; clients compare it with what they need.
 REDIS_VERSION = "7.0.15"
 DESCRIBED_PER_TURN = 64
-UNSENT_BYTES = 512 * 1024
 # What tools ask for (redis-benchmark prints save and appendonly); nothing here can be set.
 CONFIG = {"save": "", "appendonly": "no", "databases": "1", "maxmemory-policy": "allkeys-lru"}
 
@@ -97,7 +97,7 @@ async def _reply_rows(session: Session, head: bytes, rows: Iterator[bytes]) -> N
     session.reply(head)
     while part := b"".join(islice(rows, DESCRIBED_PER_TURN)):
         session.reply(part)
-        await session.room(UNSENT_BYTES)
+        await session.room(PIECES_UNSENT_BYTES)
         await session.node.turns.share()
 
 

@@ -8,6 +8,7 @@ the first part; what moves away later is forwarded.
 from dataclasses import replace
 from typing import Final
 
+from kvtide_cachenode.client_memory import PIECES_UNSENT_BYTES
 from kvtide_cachenode.cluster.redirect import UNAWARE, CrossSlot, Forward, Kind, Scatter, Serve, View, decide
 from kvtide_cachenode.cluster.replies import refusal
 from kvtide_cachenode.cluster.slots import key_slot
@@ -22,7 +23,6 @@ from kvtide_cachenode.wire import replies
 # Arguments of one part, keys and values: about a millisecond, and half a megabyte of values in the index.
 PART_ARGUMENTS: Final = 256
 SLOTS_PER_TURN: Final = 4096
-UNSENT_BYTES: Final = 512 * 1024
 
 
 def _part(name: str, handler: Handler) -> Command:
@@ -89,7 +89,7 @@ async def _run_all(session: Session, command: Command, request: Request) -> None
         finally:
             part.release(store)
         if merge is Merge.ARRAY:
-            await session.room(UNSENT_BYTES)
+            await session.room(PIECES_UNSENT_BYTES)
         else:
             line = session.take_back()
             if line[:1] == b"-":

@@ -8,6 +8,7 @@ command is routed as it would be alone. There is no WATCH: its keys could be any
 
 from typing import Final
 
+from kvtide_cachenode.client_memory import PIECES_UNSENT_BYTES
 from kvtide_cachenode.serve.commands.many import run
 from kvtide_cachenode.serve.commands.table import TABLE, Command, command
 from kvtide_cachenode.serve.request import Request
@@ -18,7 +19,6 @@ from kvtide_cachenode.wire import replies
 MAX_KEYS: Final = 4096
 MAX_QUEUED_BYTES: Final = 4 * 1024 * 1024  # of words; values that landed lie in the arena
 WORD_BYTES: Final = 64  # what a word costs beside its bytes
-UNSENT_BYTES: Final = 512 * 1024
 # Run at once, not queued.
 AT_ONCE: Final = frozenset({"multi", "exec", "discard", "quit", "reset"})
 
@@ -88,8 +88,8 @@ async def _run(session: Session, transaction: Transaction) -> None:
             run(session, described, request)
             await session.finish()
             request.release(session.node.store)
-            if session.queued_bytes > UNSENT_BYTES:
-                await session.room(UNSENT_BYTES)
+            if session.queued_bytes > PIECES_UNSENT_BYTES:
+                await session.room(PIECES_UNSENT_BYTES)
             if not described.first_key:  # INFO and the like: nobody's data, and they may take long
                 await turns.share()
     finally:
